@@ -75,6 +75,11 @@ class Cell:
         canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Cell:
+        """The cell that `dataclasses.asdict` took apart."""
+        return cls(**{**fields, "workload": Workload(**fields["workload"])})
+
     @property
     def label(self) -> str:
         """A short line for people; never an identity."""
@@ -178,3 +183,36 @@ class Observation:
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an experiment wants measured: its cells, each once in every one of `replicates` blocks."""
+
+    cells: tuple[Cell, ...]
+    replicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run's configuration, checked once at the edge and handed down whole.
+
+    `url` may hold a password and is never stored; `resume` names an existing run folder.
+    """
+
+    profile: Profile = "standard"
+    only: tuple[str, ...] = ()
+    workers: int = 1
+    seed: int = 1
+    workload: Workload = Workload()
+    url: str | None = None
+    server_port: int = 0
+    results: str = "results"
+    resume: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed: everything that changes what is measured."""
+        kept = dataclasses.asdict(self)
+        for name in ("url", "results", "resume", "server_port"):
+            del kept[name]
+        return {**kept, "only": list(self.only), "owned_server": self.url is None}

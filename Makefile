@@ -1,0 +1,99 @@
+# Everything runs from .venv, which `make` builds from requirements.lock: python3 with venv is all it needs.
+
+PYTHON ?= python3
+PROFILE ?= standard
+UV ?= uv
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# A measurement beside the tests would measure the tests.
+.NOTPARALLEL:
+.PHONY: help bench report calibrate worker ui lab test test-slow lint lock setup clean FORCE
+
+help:  ## this list
+	@echo "Targets:"
+	@sed -n 's/^\([a-z-]*\):.*  ## /  \1|/p' Makefile | awk -F'|' '{ printf "  %-12s%s\n", $$1, $$2 }'
+	@echo "Variables:"
+	@echo "    PROFILE     smoke, standard or full (bench; default standard)"
+	@echo "    REDIS_URL   measure this server, not one of our own; set it in the environment, it may hold a password"
+	@echo "    WORKERS     Locust worker processes (bench)"
+	@echo "    ONLY        this experiment alone (bench)"
+	@echo "    RESUME      results/RUN to complete (bench)"
+	@echo "    RUN         results/RUN to report on (report; default the newest)"
+	@echo "    ARGS        further options, as 'bench VERB --help' lists them (bench, report, calibrate, worker, ui, test)"
+	@echo "    PYTHON      the Python to build .venv with, 3.11 or later (default python3)"
+
+# REDIS_URL is not named below: make hands its environment down, and a command line can be read by others.
+bench: setup  ## measure: set up, run every experiment of PROFILE, draw the plots
+	@.venv/bin/bench run --profile "$(PROFILE)" $(if $(WORKERS),--workers "$(WORKERS)") \
+	    $(if $(ONLY),--only "$(ONLY)") $(if $(RESUME),--resume "$(RESUME)") $(ARGS)
+
+report: setup  ## tables and figures of a finished run again
+	@.venv/bin/bench report $(if $(RUN),"$(RUN)") $(ARGS)
+
+calibrate: setup  ## the generator beside stock Locust and redis-benchmark on this machine
+	@.venv/bin/bench calibrate $(ARGS)
+
+worker: setup  ## a Locust worker that joins a run elsewhere
+	@.venv/bin/bench worker $(ARGS)
+
+ui: setup  ## Locust's web UI on loopback, closed loop
+	@.venv/bin/locust -f locustfiles/closed_loop.py --web-host 127.0.0.1 $(ARGS)
+
+lab: setup  ## JupyterLab on loopback, in notebooks/
+	@.venv/bin/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+test: setup  ## the tests, without the slow ones
+	@.venv/bin/python -m pytest $(ARGS)
+
+# pytest says 5 where no test is marked slow.
+test-slow: setup  ## faults, soak, browser, namespaces, set-up
+	@.venv/bin/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
+
+lint: setup  ## ruff and mypy
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy
+
+lock:  ## requirements.lock again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+	@$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --only-binary :all: \
+	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
+	    --output-file requirements.lock $(ARGS)
+
+clean:  ## remove .venv and caches; results stay
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	@find bench locustfiles notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+setup: .venv/ready  ## .venv alone
+
+# The stamps come last in their recipes, so a set-up that was cut short is begun again. A .venv holds
+# absolute paths: one that was copied or moved here, or has lost its Python, is built anew too.
+venv_home := $(shell .venv/bin/python -c '' 2>/dev/null && cat .venv/home 2>/dev/null)
+ifneq ($(venv_home),$(CURDIR))
+.venv/home: FORCE
+endif
+
+# Older pips take twice as long over the lock, so pip itself is brought to the locked version first.
+.venv/home: requirements.lock
+	$(checked_python)
+	@echo "Setting up .venv, once: about a minute"
+	@rm -rf .venv
+	@"$(PYTHON)" -m venv .venv
+	@sed -n '/^pip==/,/[^\\]$$/p' requirements.lock > .venv/pip.lock
+	@$(pip_install) --require-hashes -r .venv/pip.lock
+	@$(pip_install) --require-hashes --no-deps --no-compile -r requirements.lock
+	@pwd > $@
+
+.venv/ready: .venv/home pyproject.toml
+	@$(pip_install) --no-deps --no-build-isolation -e .
+	@.venv/bin/python -m pip check --quiet || { echo "requirements.lock is behind pyproject.toml: make lock" >&2; exit 1; }
+	@touch $@
+
+pip_install := .venv/bin/python -m pip install --quiet --disable-pip-version-check
+
+python_state = $(shell "$(PYTHON)" -c 'import sys; from importlib.util import find_spec; \
+    print("old" if sys.version_info < (3, 11) else "ok" if find_spec("ensurepip") else "no-venv")' 2>/dev/null)
+checked_python = $(python_$(or $(python_state),missing))
+python_ok =
+python_old = $(error $(PYTHON) is older than Python 3.11: install a newer one and name it, as in: make PYTHON=python3.12)
+python_no-venv = $(error $(PYTHON) cannot make virtual environments: on Debian and Ubuntu run: apt install python3-venv)
+python_missing = $(error $(PYTHON) does not run: install Python 3.11 or later, or name one, as in: make PYTHON=python3.12)

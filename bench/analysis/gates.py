@@ -1,0 +1,194 @@
+"""Validity checks on a cell, and the name of what bounds it.
+
+Every limit is a constant below; "rule 7" is the rule of that number in the methods. A gate that
+does not apply is still reported, with `passed` None and the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from bench.model import BoundBy, Gate
+
+LITTLE_USERS = 0.03  # rule 7, Little (a): |λ · mean(done − sent) / concurrency − 1|
+LITTLE_RTT_S = 1e-3  # rule 7, Little (a): gated from this round trip up
+LITTLE_TURNS = 5  # rule 7, Little (a): the window holds at least this many requests per user
+LITTLE_POOL = 0.01  # rule 7, Little (b): the pool's own count in use against λW
+LITTLE_POOL_FULL = 0.03  # rule 7, Little (b): against the pool size, where the pool is the limit
+STEAL = 0.01  # rule 7, bound by: share of the machine's time
+FOREIGN_CPU = 0.03  # rule 7, bound by: share of the machine's time
+CORE_BUSY = 0.85  # rule 7, bound by: share of one core
+RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
+FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars CPU verdicts
+POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
+DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
+DRIFT_CONFIDENCE = 0.999  # ours: at most one settled cell in a thousand is called unsettled
+DRIFT_INTERVALS = 4  # fewer tell no drift from noise
+
+
+def little_users(
+    qps: float, turn_s: float, concurrency: int, rtt_s: float, window_s: float
+) -> Gate:
+    """Little (a), closed loop without think time: are `concurrency` users busy all the time?
+
+    `turn_s` is mean(done − sent). The figure is signed: −0.02 means that 2 % of the users' time
+    went to the generator itself.
+    """
+    figure = qps * turn_s / concurrency - 1
+    exempt = _little_users_exempt(qps, concurrency, rtt_s, window_s)
+    if exempt:
+        return Gate("little_users", figure, LITTLE_USERS, None, exempt)
+    return _within("little_users", figure, LITTLE_USERS, "of the users' time is unaccounted for")
+
+
+def _little_users_exempt(qps: float, concurrency: int, rtt_s: float, window_s: float) -> str:
+    if rtt_s < LITTLE_RTT_S:
+        return "below 1 ms of round trip the gap is the generator's share: reported, not gated"
+    needed_s = LITTLE_TURNS * concurrency / qps if qps > 0 else float("inf")
+    if window_s < needed_s:
+        return f"window of {window_s:.3g} s is below 5 × concurrency/λ = {needed_s:.3g} s"
+    return ""
+
+
+def little_pool(in_use_connection_s: float, window_s: float, qps: float, hold_s: float) -> Gate:
+    """Little (b): the pool's own integral of connections in use, per second, against λW.
+
+    `hold_s` is W, the mean of done − acquired. The figure is relative and signed.
+    """
+    expected = qps * hold_s
+    if expected <= 0:
+        return Gate("little_pool", None, LITTLE_POOL, False, "nothing was served")
+    figure = in_use_connection_s / window_s / expected - 1
+    return _within("little_pool", figure, LITTLE_POOL, "between the pool's count in use and λW")
+
+
+def little_pool_full(in_use_mean: float, pool_size: int, workers: int, bound: BoundBy) -> Gate:
+    """Little (b) where the pool is the limit: mean in use against pool size × workers."""
+    figure = in_use_mean / (pool_size * workers) - 1
+    if bound != "pool":
+        reason = f"bound by {bound}, not by the pool: reported, not gated"
+        return Gate("little_pool_full", figure, LITTLE_POOL_FULL, None, reason)
+    return _within("little_pool_full", figure, LITTLE_POOL_FULL, "between in use and the pool size")
+
+
+def operations(
+    successes: Mapping[str, int], sends: Mapping[str, int], server: Mapping[str, int] | None
+) -> Gate:
+    """Operations against the `INFO commandstats` delta, for each command named in `sends`.
+
+    Exact where nothing failed; with failures successes ≤ delta ≤ sends. The figure is the largest
+    number of calls out of these bounds. For an owned server reached directly, all counts taken
+    with nothing in flight, warm-up and drain included; name a command with 0 sends to assert that
+    nobody else sent it. `server` None: its counts are unknown.
+    """
+    if server is None:
+        return Gate("operations", None, 0.0, None, "the server's command counts are unknown")
+    outside = {
+        command: max(sent_ok - calls, calls - sends[command], 0)
+        for command in sends
+        for sent_ok, calls in [(successes.get(command, 0), server.get(command, 0))]
+    }
+    wrong = [
+        f"{name}: {successes.get(name, 0)}–{sends[name]} sent, server counts {server.get(name, 0)}"
+        for name, calls in outside.items()
+        if calls
+    ]
+    figure = float(max(outside.values(), default=0))
+    return Gate("operations", figure, 0.0, not wrong, "; ".join(wrong))
+
+
+def foreign_operations(own: int, server: int | None) -> Gate:
+    """The share of a shared server's operations that were not ours: reported, never gated."""
+    if server is None:
+        reason = "the server's command counts are unknown"
+        return Gate("foreign_operations", None, FOREIGN_OPERATIONS, None, reason)
+    figure = max(server - own, 0) / server if server else 0.0
+    reason = f"{figure:.1%} foreign operations: no verdict on server CPU"
+    return _reported("foreign_operations", figure, FOREIGN_OPERATIONS, reason)
+
+
+def steal(share: float) -> Gate:
+    """Time the hypervisor took, as a share of the machine's: reported, not gated."""
+    return _reported("steal", share, STEAL, f"{share:.1%} of the machine was stolen")
+
+
+def foreign_cpu(share: float) -> Gate:
+    """CPU of processes that are not part of the rig, as a share of the machine's: reported."""
+    return _reported(
+        "foreign_cpu", share, FOREIGN_CPU, f"{share:.1%} of the machine went elsewhere"
+    )
+
+
+def workers_lost(lost: int) -> Gate:
+    """No worker may be lost in a cell: Locust restarts the users elsewhere by itself."""
+    reason = f"{lost} worker{'' if lost == 1 else 's'} lost" if lost else ""
+    return Gate("workers_lost", float(lost), 0.0, lost == 0, reason)
+
+
+def settled(rates: Sequence[float]) -> Gate:
+    """Stationarity over the window's equal intervals: does the second half run at another rate?
+
+    The figure is mean(second half)/mean(first half) − 1. It fails the cell where it exceeds both
+    the limit and what the intervals' own scatter explains (Student's t).
+    """
+    half = len(rates) // 2
+    if len(rates) < DRIFT_INTERVALS or not sum(rates[:half]) > 0:
+        return Gate("settled", None, DRIFT, None, "too few intervals to tell drift from noise")
+    first, second = np.asarray(rates[:half]), np.asarray(rates[-half:])
+    figure = float(second.mean() / first.mean() - 1)
+    noise = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) / first.mean()
+    explained = float(stats.t.ppf((1 + DRIFT_CONFIDENCE) / 2, 2 * half - 2) * noise)
+    drifting = abs(figure) > max(DRIFT, explained)
+    reason = f"never settled: the rate drifted by {figure:+.1%} within the window"
+    return Gate("settled", figure, DRIFT, not drifting, reason if drifting else "")
+
+
+def bound_by(
+    *,
+    worker_busy: Sequence[float],
+    link_busy: float,
+    server_busy: float,
+    core_busy: Sequence[float],
+    runqueue_share: float,
+    in_use_mean: float,
+    pool_size: int,
+    workers: int,
+    concurrency: int,
+) -> BoundBy:
+    """The one part that limits the cell.
+
+    `…_busy` are CPU seconds per second of window, of each worker, the link, the server (0 where
+    unknown); `core_busy` the busy share of every core; `runqueue_share` the larger of worker's and
+    link's waits for a core. An apparatus at its limit comes before the pool and the users.
+    """
+    parts: dict[BoundBy, float] = {
+        "generator": max(worker_busy, default=0.0),
+        "link": link_busy,
+        "server": server_busy,
+    }
+    busiest = max(parts, key=lambda part: parts[part])
+    if parts[busiest] >= CORE_BUSY:
+        return busiest
+    if runqueue_share > RUNQUEUE or min(core_busy, default=0.0) >= CORE_BUSY:
+        return "machine"
+    connections = pool_size * workers
+    if in_use_mean >= POOL_FULL * connections and concurrency > connections:
+        return "pool"
+    return "users"
+
+
+def invalid_reasons(gates: Iterable[Gate]) -> str:
+    """One text over all failed gates; empty for a valid cell."""
+    return "; ".join(f"{gate.name}: {gate.reason}" for gate in gates if gate.passed is False)
+
+
+def _within(name: str, figure: float, limit: float, what: str) -> Gate:
+    passed = abs(figure) <= limit
+    return Gate(name, figure, limit, passed, "" if passed else f"{figure:+.1%} {what}")
+
+
+def _reported(name: str, share: float, limit: float, reason: str) -> Gate:
+    return Gate(name, share, limit, None, reason if share > limit else "")

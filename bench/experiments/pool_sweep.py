@@ -1,0 +1,112 @@
+"""Pool sweep: what pools of 5 to 5000 connections do at every concurrency, closed loop.
+
+A pool of N at round trip R carries at most N/R. It can show that limit only where N/R stays below
+what generator, link and server carry together, so larger pools need longer round trips. Where the
+pool holds at least as many connections as there are users it cannot bind: those cells are one
+band, measured through the largest pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from bench.model import Cell, Order, Plan, Profile, Workload
+
+NAME = "pool_sweep"
+QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
+
+POOL_SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+CONCURRENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+RTTS_S = (0.0, 0.001, 0.010, 0.050)
+FIFO_FROM = 500
+LARGEST = POOL_SIZES[-1]
+COST_USERS = 10  # a load light enough that what differs between pools is the pool
+
+# The largest pool whose limit N/RTT lies within reach of a two-core rig, per round trip.
+BINDING_UP_TO = {0.001: 20, 0.010: 200, 0.050: 2000}
+
+REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
+
+
+def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
+    """The cells of `profile`, without repeats. Pool sizes are per worker, users over all."""
+    build = {"smoke": _smoke, "standard": _standard, "full": _full}[profile]
+    cells = dict.fromkeys(
+        Cell(
+            experiment=NAME,
+            pool_size=pool,
+            concurrency=users,
+            rtt_s=rtt,
+            opening=opening,
+            order=order,
+            workers=workers,
+            workload=workload,
+            **_lengths(profile, users, rtt),
+        )
+        for pool, users, rtt, opening, order in build()
+        if users >= workers
+    )
+    return Plan(tuple(cells), REPLICATES[profile])
+
+
+Point = tuple[int, int, float, str, Order]
+
+
+def _smoke() -> Iterator[Point]:
+    yield from _not_binding(0.050, (5, 20, 100, 500, 2000))
+    yield from _binding(0.050, (5, 20, 100, 500), times=(1, 4))
+    yield from _binding(0.001, (5, 20), times=(1, 4))
+    yield from _cost((5, 50, 500, 5000))
+    yield 5000, COST_USERS, 0.0, "prefilled", "fifo"
+    yield 5000, COST_USERS, 0.0, "lazy", "lifo"
+
+
+def _standard() -> Iterator[Point]:
+    yield from _not_binding(0.050, CONCURRENCIES[2:])
+    yield from _not_binding(0.010, (10, 100, 500))
+    yield from _not_binding(0.001, (1, 10, 50))
+    yield from _binding(0.050, POOL_SIZES[:8], times=(1, 4))
+    yield from _binding(0.010, (5, 20, 100, 200), times=(1, 4))
+    yield from _binding(0.001, (5, 10, 20), times=(1, 4))
+    yield from _cost(POOL_SIZES)
+    yield from ((pool, COST_USERS, 0.0, "prefilled", "fifo") for pool in (500, 5000))
+    yield from ((pool, COST_USERS, 0.0, "lazy", "lifo") for pool in (50, 5000))
+
+
+def _full() -> Iterator[Point]:
+    for rtt in RTTS_S:
+        yield from _not_binding(rtt, CONCURRENCIES)
+    for rtt, largest in BINDING_UP_TO.items():
+        pools = tuple(pool for pool in POOL_SIZES if pool <= largest)
+        yield from _binding(rtt, pools, times=(1, 2, 4, 10))
+    yield from _cost(POOL_SIZES)
+    for pool, users, rtt in product(POOL_SIZES, (COST_USERS, 50), (0.0, 0.001)):
+        yield pool, users, rtt, "lazy", "lifo"
+        if pool >= FIFO_FROM:
+            yield pool, users, rtt, "prefilled", "fifo"
+
+
+def _not_binding(rtt: float, users: tuple[int, ...]) -> Iterator[Point]:
+    yield from ((LARGEST, count, rtt, "prefilled", "lifo") for count in users)
+
+
+def _binding(rtt: float, pools: tuple[int, ...], times: tuple[int, ...]) -> Iterator[Point]:
+    for pool, factor in product(pools, times):
+        yield pool, min(pool * factor, CONCURRENCIES[-1]), rtt, "prefilled", "lifo"
+
+
+def _cost(pools: tuple[int, ...]) -> Iterator[Point]:
+    yield from ((pool, COST_USERS, 0.0, "prefilled", "lifo") for pool in pools)
+
+
+def _lengths(profile: Profile, users: int, rtt: float) -> dict[str, float]:
+    """Warm-up and window: the Little gate asks for five passes of every user, and with thousands of
+    users a pass takes as long as the rig needs to carry them all, not a round trip."""
+    carried = 20_000.0  # requests/s a two-core rig carries through the link, with some to spare
+    one_pass = max(rtt, users / carried if rtt else 0.0)
+    shortest = {"smoke": 0.4, "standard": 0.5, "full": 2.0}[profile]
+    return {
+        "warmup_s": round(max(0.1, 1.2 * one_pass), 3),
+        "measure_s": round(max(shortest, 5.5 * one_pass), 3),
+    }

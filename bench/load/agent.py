@@ -1,0 +1,194 @@
+"""The worker's side of a cell: Locust spawns the users once per block, the master says what they do.
+
+Messages, each answered once with the tag it came with (a dict; bytes pass as they are):
+`prepare` opens the pool, `go` runs the cell and answers with its share of the figures.
+An exception inside a handler would reach only the worker's log, so every answer carries `error`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import traceback
+from time import perf_counter as clock
+from typing import Any
+
+import gevent
+from gevent.queue import SimpleQueue
+from locust import User, events, task
+
+from bench.load.clients import open_pool
+from bench.load.pool import Pool, PoolStats
+from bench.load.users import Job
+from bench.model import BenchError, Cell
+from bench.rig.host import raise_fd_limit
+
+URL_VARIABLE = "BENCH_REDIS_URL"
+DRAIN_TIMEOUT_S = 15.0
+OWN_FDS = 100  # sockets to the master, log files, libraries
+
+
+class VirtualUser(User):
+    """Parked until the agent gives it a job; made once per block, so spawning is never measured."""
+
+    def on_start(self) -> None:
+        self.inbox: SimpleQueue[tuple[Job, int]] = SimpleQueue()
+        agent_of(self.environment).users.append(self)
+
+    @task
+    def serve(self) -> None:
+        while True:
+            job, number = self.inbox.get()
+            job.run(number)
+
+
+class Agent:
+    """Keeps the worker's users and the pool of the current cell."""
+
+    def __init__(self, runner: Any) -> None:
+        self.users: list[VirtualUser] = []
+        self._runner = runner
+        self._pool: Pool | None = None
+        self._pool_identity: tuple[Any, ...] = ()
+        self._cell: Cell | None = None
+        self._share = 0
+        self._seed = 0
+
+    def answer(self, msg: Any, work: Any) -> None:
+        """Do `work` on the message's data and send its result, or its failure, back."""
+        tag = msg.data["tag"]
+        try:
+            result = work(**msg.data["args"])
+        except Exception as error:
+            known = isinstance(error, BenchError | OSError)
+            result = {"error": str(error) if known else traceback.format_exc()}
+        self._runner.send_message("bench.answer", {"tag": tag, **result})
+
+    def prepare(self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int) -> Any:
+        """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
+        the users. Blocks until prefilled."""
+        began = clock()
+        self._cell, self._share, self._seed = Cell.from_dict(cell), share, seed
+        if len(self.users) < share:
+            raise BenchError(f"{len(self.users)} users were spawned, the cell needs {share}")
+        raise_fd_limit(self._cell.pool_size + OWN_FDS)
+        opened = self._open_pool(self._cell, tuple(address) if address else None)
+        return {"opened": opened, "seconds": clock() - began}
+
+    def _open_pool(self, cell: Cell, address: Any) -> int:
+        identity = pool_identity(cell, address)
+        if identity == self._pool_identity and cell.opening == "prefilled":
+            return 0
+        self.close_pool()
+        self._pool = open_pool(cell, os.environ[URL_VARIABLE], address)
+        if cell.opening == "prefilled":
+            self._pool.prefill()
+        self._pool_identity = identity
+        return cell.pool_size if cell.opening == "prefilled" else 0
+
+    def close_pool(self) -> dict[str, Any]:
+        """Close every connection of the last cell's pool."""
+        if self._pool is not None:
+            self._pool.disconnect()
+            self._pool, self._pool_identity = None, ()
+        return {}
+
+    def go(self) -> dict[str, Any]:
+        """Run the prepared cell: users enter, warm up, are measured, and drain. Blocks throughout."""
+        cell, pool = self._cell, self._pool
+        assert cell is not None
+        assert pool is not None
+        job = Job(cell, pool, self._share, self._seed)
+        gc.collect()
+        gc.disable()  # a collection over 5,000 connections stops the worker for 50 ms
+        try:
+            self._enter(job, spread_s=max(cell.rtt_s, 0.001))
+            gevent.sleep(cell.warmup_s)
+            pool.reset_peaks()
+            opening = _readings(pool)
+            gevent.sleep(cell.measure_s)
+            closing = _readings(pool)
+            job.stopping = True
+            if not job.drained.wait(DRAIN_TIMEOUT_S):
+                raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
+        finally:
+            job.stopping = True
+            gc.enable()
+        return _share_of(job, opening, closing)
+
+    def _enter(self, job: Job, spread_s: float) -> None:
+        """Let users in evenly over one round trip, or they would march in step for the whole cell."""
+        began = clock()
+        for number, user in enumerate(self.users[: self._share]):
+            early = began + spread_s * number / self._share - clock()
+            if early > 0.001:
+                gevent.sleep(early)
+            user.inbox.put((job, number))
+
+
+def pool_identity(cell: Cell, address: Any) -> tuple[Any, ...]:
+    """Cells that agree in this can use one prefilled pool one after the other."""
+    return (
+        cell.client, cell.resp, cell.pool_size, cell.order, cell.opening,
+        cell.test_on_borrow, cell.acquire_timeout_s, address,
+    )  # fmt: skip
+
+
+def _readings(pool: Pool) -> dict[str, Any]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    stats: PoolStats = pool.stats()
+    return {
+        "at": clock(),
+        "user_s": usage.ru_utime,
+        "system_s": usage.ru_stime,
+        "used_seconds": stats.used_seconds,
+        "used_at": stats.at,
+        "requests": stats.requests,
+        "empty": stats.empty,
+        "created": stats.created,
+        "create_time": stats.create_time,
+        "peak_used": stats.peak_used,
+    }
+
+
+def _share_of(job: Job, opening: dict[str, Any], closing: dict[str, Any]) -> dict[str, Any]:
+    began = clock()
+    figures = job.recorder.window(opening["at"], closing["at"])
+    delta = {name: closing[name] - opening[name] for name in closing if name != "peak_used"}
+    return {
+        **figures,
+        "window_s": delta["at"],
+        "user_s": delta["user_s"],
+        "system_s": delta["system_s"],
+        "in_use_mean": delta["used_seconds"] / delta["used_at"],
+        "in_use_peak": closing["peak_used"],
+        "borrows": delta["requests"],
+        "empty": delta["empty"],
+        "created": delta["created"],
+        "create_time_s": delta["create_time"],
+        "operations": job.recorder.operations(),
+        "errors": job.recorder.errors,
+        "timeouts": job.recorder.timeouts,
+        "error_samples": job.recorder.error_samples,
+        "digest_s": clock() - began,
+    }
+
+
+_agents: dict[Any, Agent] = {}
+
+
+def agent_of(environment: Any) -> Agent:
+    return _agents[environment]
+
+
+@events.init.add_listener
+def _listen(environment: Any, runner: Any, **_: Any) -> None:
+    """Answer the master's messages; each in its own greenlet, since a cell takes seconds."""
+    agent = _agents.setdefault(environment, Agent(runner))
+    for name, work in (("prepare", agent.prepare), ("go", agent.go), ("close", agent.close_pool)):
+
+        def handle(environment: Any, msg: Any, work: Any = work, **_: Any) -> None:
+            agent.answer(msg, work)
+
+        runner.register_message(f"bench.{name}", handle, concurrent=True)

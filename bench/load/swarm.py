@@ -1,0 +1,184 @@
+"""The master's side: Locust's master in this process, its workers as child processes.
+
+Locust brings the processes, their hello and heartbeat, and the users. Everything about a cell goes
+through tagged messages of our own, one answer each: `report_to_master` loses the tail of a cell
+and `LoadTestShape` ticks in whole seconds. Import this module before anything that imports
+`requests`: locust patches the process for gevent.
+"""
+
+from __future__ import annotations
+
+import locust  # noqa: I001  first: it patches the process
+
+import dataclasses
+import itertools
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter as clock
+from typing import IO, Any
+
+import gevent
+from gevent.event import AsyncResult
+from locust.env import Environment
+from locust.runners import MasterRunner
+
+import bench.load.locustfile
+from bench.load.agent import DRAIN_TIMEOUT_S, URL_VARIABLE, VirtualUser
+from bench.model import ApparatusLost, BenchError, Cell
+from bench.rig.host import end, spawn
+
+LOCUSTFILE = bench.load.locustfile.__file__
+HELLO_TIMEOUT_S = 30.0
+PREPARE_TIMEOUT_S = 60.0
+POLL_S = 0.005
+
+Address = tuple[str, int]
+
+
+class Swarm:
+    """`workers` Locust worker processes holding `users` virtual users in all, until closed.
+
+    A context manager. Entering blocks until every user is spawned; raises ApparatusLost when a
+    worker does not come up. `log` receives what the workers print.
+    """
+
+    def __init__(self, workers: int, users: int, url: str, log: IO[bytes]) -> None:
+        self._count = workers
+        self._users = -(-users // workers) * workers  # so that each can take the larger share
+        self._url = url
+        self._log = log
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._answers: dict[str, AsyncResult[dict[str, Any]]] = {}
+        self._tags = itertools.count()
+
+    def __enter__(self) -> Swarm:
+        _quiet_locust()
+        self._environment = Environment(user_classes=[VirtualUser])
+        self._runner: MasterRunner = self._environment.create_master_runner("127.0.0.1", 0)
+        self._runner.register_message("bench.answer", self._on_answer)
+        try:
+            self._start_workers()
+            self._runner.start(self._users, spawn_rate=self._users)
+            self._await_users()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process in self._processes]
+
+    def prepare(self, cell: Cell, address: Address | None, seed: int) -> list[dict[str, Any]]:
+        """Have every worker open its pool for `cell`; blocks until all are prefilled."""
+        fields = dataclasses.asdict(cell)
+        return self._ask_all(
+            "prepare",
+            PREPARE_TIMEOUT_S,
+            [
+                {"cell": fields, "address": address, "share": share, "seed": seed + index}
+                for index, share in enumerate(shares(cell.concurrency, self._count))
+            ],
+        )
+
+    def go(self, cell: Cell) -> list[dict[str, Any]]:
+        """Run the prepared cell; blocks for warm-up, window and drain; a share per worker."""
+        longest = cell.rtt_s + cell.warmup_s + cell.measure_s + DRAIN_TIMEOUT_S + 10
+        return self._ask_all("go", longest, [{}] * self._count)
+
+    def close_pools(self) -> None:
+        """Have every worker close its connections."""
+        self._ask_all("close", PREPARE_TIMEOUT_S, [{}] * self._count)
+
+    def check(self) -> None:
+        """Raise ApparatusLost if a worker has ended: Locust itself has no event for it."""
+        for index, process in enumerate(self._processes):
+            if process.poll() is not None:
+                raise ApparatusLost(
+                    f"worker {index + 1} of {self._count} ended in mid-run "
+                    f"({_ending(process.returncode)}); finished cells are kept: resume the run"
+                )
+
+    def close(self) -> None:
+        """End the workers and the master. Idempotent."""
+        for process in self._processes:
+            end(process)
+        self._runner.greenlet.kill(block=True)
+        self._runner.server.close(linger=0)
+
+    def _start_workers(self) -> None:
+        port = self._runner.server.port
+        command = [
+            sys.executable, "-m", "locust", "--worker", "-f", LOCUSTFILE,
+            "--master-host", "127.0.0.1", "--master-port", str(port),
+            "--loglevel", "WARNING",
+        ]  # fmt: skip
+        environment = {**os.environ, URL_VARIABLE: self._url, "LOCUST_SKIP_MONKEY_PATCH": ""}
+        environment.pop("LOCUST_SKIP_MONKEY_PATCH")
+        for _ in range(self._count):
+            self._processes.append(
+                spawn(command, env=environment, stdout=self._log, stderr=self._log)
+            )
+        self._wait_until(lambda: len(self._runner.clients.ready) == self._count, "to say hello")
+        self._ids = [node.id for node in self._runner.clients.ready]
+
+    def _await_users(self) -> None:
+        self._wait_until(lambda: self._runner.user_count == self._users, "to spawn its users")
+
+    def _wait_until(self, condition: Any, what: str) -> None:
+        deadline = clock() + HELLO_TIMEOUT_S
+        while not condition():
+            self.check()
+            if clock() > deadline:
+                raise ApparatusLost(f"a worker took more than {HELLO_TIMEOUT_S:g} s {what}")
+            gevent.sleep(POLL_S)
+
+    def _ask_all(
+        self, verb: str, timeout_s: float, arguments: Sequence[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        tags = []
+        for worker, args in zip(self._ids, arguments, strict=True):
+            tag = f"{verb}-{next(self._tags)}"
+            self._answers[tag] = AsyncResult()
+            tags.append(tag)
+            self._runner.send_message(f"bench.{verb}", {"tag": tag, "args": args}, worker)
+        return [self._await(tag, clock() + timeout_s) for tag in tags]
+
+    def _await(self, tag: str, deadline: float) -> dict[str, Any]:
+        answer = self._answers[tag]
+        while not answer.wait(timeout=0.1):
+            self.check()
+            if clock() > deadline:
+                raise ApparatusLost(f"a worker did not answer “{tag}” in time; see the worker log")
+        del self._answers[tag]
+        result = answer.get()
+        if "error" in result:
+            raise BenchError(f"a worker failed: {result['error']}")
+        return result
+
+    def _on_answer(self, msg: Any, **_: Any) -> None:
+        answer = self._answers.get(msg.data["tag"])
+        if answer is not None:
+            answer.set(msg.data)
+
+
+def shares(concurrency: int, workers: int) -> list[int]:
+    """Users per worker, as even as whole numbers allow; the first ones take the remainder."""
+    each, extra = divmod(concurrency, workers)
+    return [each + (index < extra) for index in range(workers)]
+
+
+def _ending(returncode: int) -> str:
+    return f"killed by signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+
+
+def _quiet_locust() -> None:
+    """Locust logs to the root logger; its chatter would break the progress display."""
+    logging.getLogger("locust").setLevel(logging.ERROR)

@@ -1,0 +1,464 @@
+"""The link's own process: `python -m bench.rig.relay HOST PORT`, relaying TCP with a fixed delay.
+
+One thread, one epoll, edge-triggered, so that a chunk costs one receive, one send and no epoll_ctl.
+The delay of a route is fixed, hence chunks fall due in the order they came: a deque, not a heap.
+Commands come as JSON lines on standard input; its end is the end of the relay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import gc
+import os
+import resource
+import select
+import selectors
+import socket
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from bench.rig import host
+
+LOOPBACK = "127.0.0.1"
+LISTEN_BACKLOG = 4096
+CHUNK_BYTES = 65536
+BACKLOG_LIMIT_BYTES = 1 << 20  # above it the other side is not read until this one has drained
+ACCEPTS_A_TURN = 64  # so that a burst of new connections does not hold up those that relay
+IN, OUT, ERR, HUP, RDHUP, EDGE = 0x1, 0x4, 0x8, 0x10, 0x2000, 1 << 31
+ORDINARY = IN | OUT
+NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST
+PR_SET_TIMERSLACK = 29
+END: bytes = b""  # travels through the queue behind the data: the other end sent FIN
+RESET: None = None  # likewise: it sent RST, or is gone
+
+
+class Side:
+    """One of the two sockets of a relayed connection; `peer` is the other.
+
+    Faults have one place to act: `send` and `recv` belong to the single connection and may be
+    replaced. A closed side's `send` is `len`, which swallows; a silent idle drop would be the same.
+    A stall is a route whose queue is not delivered, a cut is `abort` on every side of it.
+    """
+
+    __slots__ = (
+        "append", "backlog", "bytes", "chunks", "closed", "delay_s", "ended", "fd", "held",
+        "must_end", "peer", "recv", "send", "sent_end", "sock", "to_server",
+    )  # fmt: skip
+    peer: Side
+
+    def __init__(self, sock: socket.socket, route: Route, to_server: bool) -> None:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.recv: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[Any], int] = sock.send
+        self.append = route.queue.append
+        self.delay_s = route.delay_s
+        self.to_server = to_server  # the direction of what is read here
+        self.bytes = 0
+        self.chunks = 0
+        self.backlog = bytearray()  # due, but not taken by the socket yet
+        self.held = False  # not to be read: the peer's backlog is full, or it has ended
+        self.ended = False  # FIN was read here
+        self.must_end = False  # FIN is to follow the backlog
+        self.sent_end = False
+        self.closed = False
+
+
+class Route:
+    """One listener and the delay that everything through it gets."""
+
+    def __init__(self, rtt_s: float) -> None:
+        self.rtt_s = rtt_s
+        self.delay_s = rtt_s / 2
+        self.queue: deque[tuple[float, Side, bytes | None]] = deque()
+        self.newcomers: deque[tuple[float, Side]] = deque()
+        self.listener = socket.create_server((LOOPBACK, 0), backlog=LISTEN_BACKLOG)
+        self.listener.setblocking(False)
+
+    def next_due(self) -> float:
+        """When there is something to do next; infinity when there is nothing."""
+        head = self.queue[0][0] if self.queue else float("inf")
+        return min(head, self.newcomers[0][0]) if self.newcomers else head
+
+
+class EpollPoller:
+    """Edge-triggered for relayed sockets: interest is never changed, so it costs nothing."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handle = [self._epoll.fileno()]
+        self.events: Callable[[float], list[tuple[int, int]]] = self._epoll.poll
+
+    def add(self, fd: int) -> None:
+        self._epoll.register(fd, IN | OUT | RDHUP | EDGE)
+
+    def add_level(self, fd: int) -> None:
+        self._epoll.register(fd, IN)
+
+    def interest(self, fd: int, *, read: bool, write: bool) -> None:
+        pass
+
+    def forget(self, fd: int) -> None:
+        pass  # the kernel does, when the socket is closed
+
+    def wait(self, timeout_s: float | None) -> None:
+        # epoll itself waits whole milliseconds, and the delay is often half of one.
+        select.select(self._handle, (), (), timeout_s)
+
+
+class SelectorPoller:
+    """Where there is no epoll; level-triggered."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def add(self, fd: int) -> None:
+        self._selector.register(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        self.interest(fd, read=True, write=False)
+
+    def add_level(self, fd: int) -> None:
+        self._selector.register(fd, selectors.EVENT_READ)
+
+    def interest(self, fd: int, *, read: bool, write: bool) -> None:
+        """Neither is "not at all": a selector refuses to watch for nothing."""
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
+        wanted = selectors.EVENT_READ * read | selectors.EVENT_WRITE * write
+        if wanted:
+            self._selector.register(fd, wanted)
+
+    def forget(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(fd)
+
+    def events(self, timeout_s: float) -> list[tuple[int, int]]:
+        """A readable side is always drained to the end here (RDHUP): nothing tells of FIN."""
+        return [
+            (key.fd, (IN | RDHUP) * bool(mask & selectors.EVENT_READ)
+             | OUT * bool(mask & selectors.EVENT_WRITE))
+            for key, mask in self._selector.select(timeout_s)
+        ]  # fmt: skip
+
+    def wait(self, timeout_s: float | None) -> None:
+        self._selector.select(timeout_s)
+
+
+class Relay:
+    """All routes to one target. `run` returns when the command channel ends."""
+
+    def __init__(self, target: tuple[str, int], poller: EpollPoller | SelectorPoller) -> None:
+        found = socket.getaddrinfo(*target, type=socket.SOCK_STREAM)[0]
+        self._family: int = found[0]
+        self._target: tuple[Any, ...] = found[4]
+        self._poller = poller
+        self._sides: dict[int, Side] = {}
+        self._routes: list[Route] = []
+        self._listening: dict[int, Route] = {}
+        self._accepted = 0
+        self._closed_totals = {"to_server": [0, 0], "to_client": [0, 0]}
+        self._requests = b""
+        self._running = True
+        self._commands: dict[str, Callable[..., dict[str, Any]]] = {
+            "route": self.open_route,
+            "stats": self.stats,
+            "connections": self.connections,
+        }
+        poller.add_level(0)
+
+    # The loop. Everything else is called from here.
+
+    def run(self) -> None:
+        """Relays until the command channel ends."""
+        poll, wait, sides = self._poller.events, self._poller.wait, self._sides
+        while self._running:
+            events = poll(0)
+            # One clock for all: they arrived before the poll returned, so this is the nearest.
+            now = perf_counter()
+            for fd, mask in events:
+                side = sides.get(fd)
+                if side is None:
+                    self._serve(fd)
+                elif mask != ORDINARY or side.held:
+                    self._unusual(side, mask, now)
+                else:
+                    # Written out, not called: this and _deliver are the cost of a request.
+                    try:
+                        data = side.recv(CHUNK_BYTES)
+                    except BlockingIOError:
+                        continue
+                    except OSError:
+                        self._broken(side, now)
+                        continue
+                    size = len(data)
+                    side.chunks += 1
+                    side.bytes += size
+                    side.append((now + side.delay_s, side.peer, data))
+                    if size == CHUNK_BYTES or not size:
+                        self._after(side, data, now)
+            self._deliver()
+            if not events:
+                wait(self._time_to_next())
+
+    def _time_to_next(self) -> float | None:
+        due = min((route.next_due() for route in self._routes), default=float("inf"))
+        return None if due == float("inf") else max(0.0, due - perf_counter())
+
+    def _deliver(self) -> None:
+        """Sends everything that is due."""
+        for route in self._routes:
+            if route.newcomers:
+                self._admit(route)
+            queue = route.queue
+            now = perf_counter()
+            while queue and queue[0][0] <= now:
+                _, sink, data = queue.popleft()
+                if not data or sink.backlog:
+                    self._deliver_slowly(sink, data)
+                    continue
+                try:
+                    sent = sink.send(data)
+                except BlockingIOError:
+                    sent = 0
+                except OSError:
+                    self._broken(sink, now)
+                    continue
+                if sent != len(data):
+                    self._keep(sink, data[sent:])
+
+    # Reading
+
+    def _unusual(self, side: Side, mask: int, now: float) -> None:
+        if mask & OUT and side.backlog:
+            self._flush(side, now)
+        if mask & ERR and side.ended and not side.closed:
+            self._broken(side, now)
+        elif mask & ~OUT:
+            self._drain(side, now)
+
+    def _drain(self, side: Side, now: float) -> None:
+        """Reads until nothing is left: edge-triggered, a rest would never be told of again."""
+        while not (side.held or side.closed):
+            try:
+                data = side.recv(CHUNK_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._broken(side, now)
+                return
+            side.chunks += 1
+            side.bytes += len(data)
+            side.append((now + side.delay_s, side.peer, data))
+            if not data:
+                self._ended(side)
+                return
+
+    def _after(self, side: Side, data: bytes, now: float) -> None:
+        if data:
+            self._drain(side, now)
+        else:
+            self._ended(side)
+
+    def _ended(self, side: Side) -> None:
+        """FIN was read and travels on; there is no more to read."""
+        side.chunks -= 1  # END is none
+        side.held = side.ended = True
+        self._watch(side)
+
+    # Writing
+
+    def _deliver_slowly(self, sink: Side, data: bytes | None) -> None:
+        if sink.closed:
+            return
+        if data is RESET:
+            self._abort(sink)
+        elif data:
+            self._keep(sink, data)
+        elif sink.backlog:
+            sink.must_end = True
+        else:
+            self._send_end(sink)
+
+    def _keep(self, sink: Side, rest: bytes) -> None:
+        sink.backlog += rest
+        if len(sink.backlog) > BACKLOG_LIMIT_BYTES and not sink.peer.held:
+            sink.peer.held = True
+            self._watch(sink.peer)
+        self._watch(sink)
+
+    def _flush(self, sink: Side, now: float) -> None:
+        try:
+            sent = sink.send(sink.backlog)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._broken(sink, now)
+            return
+        del sink.backlog[:sent]
+        self._watch(sink)
+        if sink.backlog:
+            return
+        if sink.must_end:
+            self._send_end(sink)
+        elif sink.peer.held and not sink.peer.ended:
+            sink.peer.held = False
+            self._watch(sink.peer)
+            self._drain(sink.peer, now)
+
+    def _watch(self, side: Side) -> None:
+        if not side.closed:
+            self._poller.interest(side.fd, read=not side.held, write=bool(side.backlog))
+
+    def _send_end(self, sink: Side) -> None:
+        with contextlib.suppress(OSError):
+            sink.sock.shutdown(socket.SHUT_WR)
+        sink.sent_end = True
+        if (peer := sink.peer).sent_end:
+            self._close(sink)
+            self._close(peer)
+
+    # Ends
+
+    def _broken(self, side: Side, now: float) -> None:
+        """The socket failed under us: its peer hears of it after the delay, behind the data."""
+        side.append((now + side.delay_s, side.peer, RESET))
+        self._close(side)
+
+    def _abort(self, side: Side) -> None:
+        """Closes it with RST."""
+        with contextlib.suppress(OSError):
+            side.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        self._close(side)
+
+    def _close(self, side: Side) -> None:
+        if side.closed:
+            return
+        side.closed = True
+        del self._sides[side.fd]
+        self._poller.forget(side.fd)
+        side.sock.close()
+        side.send = len
+        side.backlog.clear()
+        totals = self._closed_totals[_direction(side)]
+        totals[0] += side.bytes
+        totals[1] += side.chunks
+        if side.peer.closed:  # nothing else breaks this cycle: the collector is off
+            del side.peer.peer, side.peer
+
+    # Connections
+
+    def _serve(self, fd: int) -> None:
+        if fd in self._listening:
+            self._accept(self._listening[fd])
+        elif fd == 0:
+            self._answer()
+        # else its side was closed earlier in this very turn
+
+    def _accept(self, route: Route) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                accepted, _ = route.listener.accept()
+                upstream = socket.socket(self._family)
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as failure:
+                sys.exit(f"the link cannot take another connection: {failure.strerror}")
+            self._join(route, Side(accepted, route, True), Side(upstream, route, False))
+
+    def _join(self, route: Route, client: Side, server: Side) -> None:
+        """Connects on at once, but does not read the client for one round trip.
+
+        The kernel completed the handshake before we could delay its packets; held here, the first
+        byte arrives as late as if SYN and SYN-ACK had travelled.
+        """
+        client.peer, server.peer = server, client
+        self._sides[client.fd] = client
+        self._sides[server.fd] = server
+        self._accepted += 1
+        now = perf_counter()
+        route.newcomers.append((now + route.rtt_s, client))
+        status = server.sock.connect_ex(self._target)
+        self._poller.add(server.fd)
+        if status not in (0, errno.EINPROGRESS):
+            self._broken(server, now)
+
+    def _admit(self, route: Route) -> None:
+        now = perf_counter()
+        while route.newcomers and route.newcomers[0][0] <= now:
+            _, client = route.newcomers.popleft()
+            if not client.closed:
+                self._poller.add(client.fd)
+
+    # Commands
+
+    def _answer(self) -> None:
+        received = os.read(0, CHUNK_BYTES)
+        self._running = bool(received)
+        *requests, self._requests = (self._requests + received).split(b"\n")
+        for request in requests:
+            sys.stdout.buffer.write(host.answer(request, self._commands))
+        sys.stdout.buffer.flush()
+
+    def open_route(self, rtt_s: float) -> dict[str, Any]:
+        route = Route(rtt_s)
+        self._routes.append(route)
+        fd = route.listener.fileno()
+        self._listening[fd] = route
+        self._poller.add_level(fd)
+        return {"address": route.listener.getsockname()}
+
+    def stats(self) -> dict[str, Any]:
+        totals = {direction: list(both) for direction, both in self._closed_totals.items()}
+        for side in self._sides.values():
+            totals[_direction(side)][0] += side.bytes
+            totals[_direction(side)][1] += side.chunks
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return {
+            "connections": sum(side.to_server for side in self._sides.values()),
+            "accepted": self._accepted,
+            "fds": host.open_fds(os.getpid()),
+            "bytes_to_server": totals["to_server"][0],
+            "chunks_to_server": totals["to_server"][1],
+            "bytes_to_client": totals["to_client"][0],
+            "chunks_to_client": totals["to_client"][1],
+            "cpu_user_s": usage.ru_utime,
+            "cpu_system_s": usage.ru_stime,
+        }
+
+    def connections(self) -> dict[str, Any]:
+        """Bytes and chunks of every open connection, to the server and to the client."""
+        clients = [side for side in self._sides.values() if side.to_server]
+        return {
+            "open": [
+                [side.bytes, side.chunks, side.peer.bytes, side.peer.chunks] for side in clients
+            ]
+        }
+
+
+def _direction(side: Side) -> str:
+    return "to_server" if side.to_server else "to_client"
+
+
+def sharpen_timers() -> None:
+    """Linux lets an ordinary thread oversleep by 50 µs, which would be 0.1 ms a round trip."""
+    if host.LINUX:
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1)
+
+
+def main() -> None:
+    host.raise_fd_limit(0)
+    sharpen_timers()
+    gc.disable()  # a collection over 10,000 sides would be a stall on every connection
+    poller = EpollPoller() if hasattr(select, "epoll") else SelectorPoller()
+    Relay((sys.argv[1], int(sys.argv[2])), poller).run()
+
+
+if __name__ == "__main__":
+    main()

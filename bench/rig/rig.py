@@ -1,0 +1,82 @@
+"""Opens one block's worth of apparatus: server, link, hiccup meter; and closes it whatever happens."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from bench.model import Cell, Settings
+from bench.rig.hiccup import HiccupMeter
+from bench.rig.link import Link
+from bench.rig.probes import Probes
+from bench.rig.server import Server, open_server
+
+# Connections of the suite's own beside the pools': probes, key filling, a spare.
+OWN_CONNECTIONS = 32
+
+
+class Rig:
+    """A context manager. Entering blocks until the server answers and its keys are filled.
+
+    Raises PreflightError when the server cannot be had, ApparatusLost when a part dies later.
+    """
+
+    def __init__(self, settings: Settings, cells: list[Cell]) -> None:
+        self._settings = settings
+        self._rtts = sorted({cell.rtt_s for cell in cells if cell.rtt_s})
+        self._connections = max(cell.workers * cell.pool_size for cell in cells)
+        self._addresses: dict[float, tuple[str, int] | None] = {0.0: None}
+        self.link: Link | None = None
+
+    def __enter__(self) -> Rig:
+        with ExitStack() as stack:
+            self.server: Server = stack.enter_context(
+                open_server(
+                    self._settings.url,
+                    max_connections=self._connections + OWN_CONNECTIONS,
+                    port=self._settings.server_port,
+                )
+            )
+            self.server.fill(self._settings.workload)
+            if self._rtts:
+                self.link = Link.open((self.server.host, self.server.port))
+                stack.callback(self.link.close)
+                for rtt in self._rtts:
+                    self._addresses[rtt] = self.link.route(rtt)
+            self.hiccups = HiccupMeter()
+            stack.callback(self.hiccups.close)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def address(self, rtt_s: float) -> tuple[str, int] | None:
+        """Where workers connect for that round trip; None: straight to the server."""
+        return self._addresses[rtt_s]
+
+    def probes(self, worker_pids: list[int]) -> Probes:
+        return Probes(self.server, self.link, worker_pids)
+
+    def check(self) -> None:
+        """Raise ApparatusLost if the server or the link has ended."""
+        self.server.check()
+        if self.link is not None:
+            self.link.check()
+
+
+def preflight(settings: Settings, cells: list[Cell]) -> str:
+    """Open the server the plan needs, look, and close it again; returns one line on what was found.
+
+    Raises PreflightError with what is missing and how to mend it.
+    """
+    most = max(cell.workers * cell.pool_size for cell in cells)
+    with open_server(
+        settings.url, max_connections=most + OWN_CONNECTIONS, port=settings.server_port
+    ) as server:
+        owner = "started by this suite" if server.owned else "yours"
+        return (
+            f"{server.flavour} {server.version} at {server.shown_url} ({owner}), "
+            f"maxclients {server.maxclients}"
+        )
+
+

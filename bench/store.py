@@ -1,0 +1,453 @@
+"""results/RUN/: written once per cell, read as tables.
+
+A cell is finished if and only if its row is in cells.parquet, which is written last: whatever a
+crash leaves half done is not seen by readers, and swept away when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import math
+import os
+import time
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hdrh.histogram import HdrHistogram
+
+from bench.model import Cell, Observation, Percentiles, PreflightError, Settings, Workload
+from bench.rig import host
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+KEY = ("cell", "block", "attempt")
+TICKS_PER_S = 1e6  # histograms count whole microseconds
+_COLUMN_TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+_APART = {"cell", "gates", "series", "histograms"}  # fields of Observation that are no plain column
+
+
+class Store:
+    """One run folder. Reading needs no lock; one process at a time may add to it."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], lock: int | None) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._lock = lock
+        self._cells = _read_table(folder / "cells.parquet", _schema())
+        stored = _read_table(folder / "series.parquet", _series_schema([]))
+        self._series = _only_of(stored, self._cells)
+
+    @classmethod
+    def create(cls, folder: Path, manifest: dict[str, Any]) -> Store:
+        """Make a new run folder, to add to. Raises PreflightError where that cannot be."""
+        with _explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise PreflightError(f"{folder} is not empty: choose another folder for this run")
+            (folder / "latency").mkdir()
+        started = {"format": FORMAT, "status": "running", "started": _now()}
+        return cls._to_add_to(folder, {**started, **manifest})
+
+    @classmethod
+    def create_in(cls, results: Path, settings: Settings) -> Store:
+        """Make a run folder of its own under `results`, its manifest saying all of this machine."""
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.profile}"
+        with _explained(results):
+            folder = next(path for path in _names(results / stem) if not path.exists())
+        return cls.create(folder, {"settings": settings.identity(), **host.manifest()})
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Store:
+        """Open a run to read. Raises PreflightError naming the file that is missing or damaged."""
+        folder = Path(folder)
+        return cls(folder, _read_manifest(folder), lock=None)
+
+    @classmethod
+    def resume(cls, folder: Path | str, settings: Settings | None = None) -> Store:
+        """Open a run to complete it, and sweep away what a crash left half done.
+
+        Raises PreflightError also where another process is adding to it, or where it was made with
+        settings other than those given.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        if settings is not None:
+            _refuse_other_settings(folder, manifest.get("settings", {}), settings.identity())
+        resumed = [*manifest.get("resumed", []), _now()]
+        return cls._to_add_to(folder, {**manifest, "status": "running", "resumed": resumed})
+
+    @classmethod
+    def _to_add_to(cls, folder: Path, manifest: dict[str, Any]) -> Store:
+        lock = _locked(folder)
+        try:
+            store = cls(folder, manifest, lock)
+            store._sweep()
+            store._write_manifest()
+        except BaseException:
+            os.close(lock)
+            raise
+        return store
+
+    def add(self, observation: Observation) -> None:
+        """Write one finished cell for good: its histograms, its intervals, and last its row.
+
+        Blocks for the disk. Raises PreflightError where it cannot be written; what was stored
+        before stays whole.
+        """
+        if self._lock is None:
+            raise ValueError(f"{self.folder} is open for reading only")
+        row = _row(observation)
+        if tuple(row[name] for name in KEY) in _keys(self._cells):
+            raise ValueError(f"{self.folder} already holds {observation.cell.label}")
+        cells = _joined(self._cells, pa.Table.from_pylist([row], _schema(_gate_names(observation))))
+        series = _joined(self._series, _series_table(observation))
+        _write(self._log(*(row[name] for name in KEY)), _histogram_log(observation))
+        _write(self.folder / "series.parquet", _parquet(series))
+        _write(self.folder / "cells.parquet", _parquet(cells))
+        self._cells, self._series = cells, series
+
+    def finished(self) -> set[tuple[str, int]]:
+        """(cell id, block) of every cell that is stored, valid or not."""
+        return {(cell, block) for cell, block, _ in _keys(self._cells)}
+
+    def experiments(self) -> list[str]:
+        """The experiments of which cells are stored, in the order in which they were measured."""
+        return list(dict.fromkeys(self._cells["experiment"].to_pylist()))
+
+    def cells(self) -> pd.DataFrame:
+        """A row per cell, block and attempt; columns as the methods name them, in base units."""
+        return self._cells.to_pandas()
+
+    def series(self) -> pd.DataFrame:
+        """A row per interval of each stored cell."""
+        return self._series.to_pandas()
+
+    def histogram(self, cell_id: str, block: int, attempt: int, tag: str) -> HdrHistogram:
+        """One stored histogram, of whole microseconds; `tag` is latency, acquire or command.
+
+        Raises PreflightError for a damaged log, KeyError for a cell or tag that is not stored.
+        """
+        if (cell_id, block, attempt) not in _keys(self._cells):
+            raise KeyError(f"no cell {cell_id} in block {block}, attempt {attempt}")
+        return _read_histogram(self._log(cell_id, block, attempt), tag)
+
+    def note_server(self, flavour: str, version: str) -> None:
+        """Record which server was measured; a run may meet several, block by block."""
+        server = {"flavour": flavour, "version": version}
+        known = self.manifest.setdefault("servers", [])
+        if server not in known:
+            known.append(server)
+            self._write_manifest()
+
+    def finish(self, status: str) -> None:
+        """Record how and when the run ended, and let others add to it."""
+        ended = {"status": status, "ended": _now(), "load_average_end": list(os.getloadavg())}
+        self.manifest.update(ended)
+        self._write_manifest()
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes add to this run. May be repeated."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _log(self, cell: str, block: int, attempt: int) -> Path:
+        return self.folder / "latency" / f"{cell}-{block}-{attempt}.hlog"
+
+    def _sweep(self) -> None:
+        kept = {self._log(*key) for key in _keys(self._cells)}
+        logs = set((self.folder / "latency").glob("*.hlog")) - kept
+        with _explained(self.folder):
+            (self.folder / "latency").mkdir(exist_ok=True)
+            for orphan in (*logs, *self.folder.glob("**/.*.partial")):
+                orphan.unlink(missing_ok=True)
+
+    def _write_manifest(self) -> None:
+        _write(self.folder / "run.json", json.dumps(self.manifest, indent=2).encode() + b"\n")
+
+
+def load_cells(folder: Path | str) -> pd.DataFrame:
+    """The cells of a run, for notebooks. Raises PreflightError also where none is finished yet."""
+    store = Store.open(folder)
+    if not store.finished():
+        raise PreflightError(
+            f"{folder} holds no finished cell yet: complete it with RESUME={folder}"
+        )
+    return store.cells()
+
+
+# What a row holds
+
+
+def _columns() -> dict[str, pa.DataType]:
+    head = {"experiment": str, "cell": str, "block": int, "replicate": int, "attempt": int}
+    varied = _plain_types(Cell) | _plain_types(Workload)
+    measured = _plain_types(Observation, _APART)
+    return {name: _column_type(kind) for name, kind in (head | varied | measured).items()}
+
+
+def _plain_types(noun: type, apart: Iterable[str] = ()) -> dict[str, Any]:
+    """Fields and their types; percentiles become a column each, nested settings are left out."""
+    found: dict[str, Any] = {}
+    for name, kind in typing.get_type_hints(noun).items():
+        if kind is Percentiles:
+            found |= {f"{name}_{field.name}_s": float for field in dataclasses.fields(Percentiles)}
+        elif kind is not Workload and name not in apart:
+            found[name] = kind
+    return found
+
+
+def _column_type(kind: Any) -> pa.DataType:
+    if typing.get_origin(kind) is types.UnionType:
+        kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+    if typing.get_origin(kind) is typing.Literal:
+        kind = str
+    return _COLUMN_TYPES[kind]
+
+
+def _schema(gates: Iterable[str] = ()) -> pa.Schema:
+    """The columns of cells.parquet; each gate met so far adds the one that holds its figure."""
+    return pa.schema([*_columns().items(), *((name, pa.float64()) for name in gates)])
+
+
+def _gate_names(observation: Observation) -> list[str]:
+    return [f"gate_{gate.name}" for gate in observation.gates]
+
+
+def _row(observation: Observation) -> dict[str, Any]:
+    row: dict[str, Any] = {**_flat(observation.cell.workload), **_flat(observation.cell)}
+    row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
+    row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}
+    row["cell"] = observation.cell.id
+    return {name: _known(value) for name, value in row.items()}
+
+
+def _flat(noun: Any) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(noun):
+        value = getattr(noun, field.name)
+        if isinstance(value, Percentiles):
+            parts = dataclasses.asdict(value)
+            flat |= {f"{field.name}_{part}_s": figure for part, figure in parts.items()}
+        else:
+            flat[field.name] = value
+    return flat
+
+
+def _known(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _series_schema(rows: list[dict[str, Any]]) -> pa.Schema:
+    """Every number is a float: a column must not change its type from one cell to the next."""
+    columns = {"cell": pa.string(), "block": pa.int64(), "attempt": pa.int64()}
+    for row in rows:
+        for name, value in row.items():
+            columns[name] = pa.string() if isinstance(value, str) else pa.float64()
+    return pa.schema(list(columns.items()))
+
+
+def _series_table(observation: Observation) -> pa.Table:
+    key = {"cell": observation.cell.id, "block": observation.block, "attempt": observation.attempt}
+    rows = [{name: _known(value) for name, value in row.items()} for row in observation.series]
+    return pa.Table.from_pylist([row | key for row in rows], _series_schema(rows))
+
+
+def _keys(table: pa.Table) -> set[tuple[str, int, int]]:
+    return set(zip(*(table[name].to_pylist() for name in KEY), strict=True))
+
+
+def _only_of(series: pa.Table, cells: pa.Table) -> pa.Table:
+    """The intervals whose cell is finished."""
+    kept = _keys(cells)
+    names = zip(*(series[name].to_pylist() for name in KEY), strict=True)
+    return series.filter(pa.array([key in kept for key in names], pa.bool_()))
+
+
+def _joined(old: pa.Table, new: pa.Table) -> pa.Table:
+    return pa.concat_tables([old, new], promote_options="default").combine_chunks()
+
+
+# Histogram logs
+
+
+def _histogram_log(observation: Observation) -> bytes:
+    """A log in the format of HdrHistogram's own tools, a tag for each kind of time."""
+    started_s = time.time() - observation.measured_s
+    said = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started_s))
+    lines = [
+        "#[Histogram log format version 1.3]",
+        f"#[StartTime: {started_s:.3f} (seconds since epoch), {said}]",
+        f"#[BaseTime: {started_s:.3f} (seconds since epoch)]",
+        "#[Values are whole microseconds; Interval_Max is in seconds]",
+        '"StartTimestamp","Interval_Length","Interval_Max","Interval_Compressed_Histogram"',
+    ]
+    for tag, payload in observation.histograms.items():
+        longest_s = HdrHistogram.decode(payload).get_max_value() / TICKS_PER_S
+        times = f"0.000,{observation.measured_s:.3f},{longest_s:.6f}"
+        lines.append(f"Tag={tag},{times},{payload.decode()}")
+    return "\n".join([*lines, ""]).encode()
+
+
+def _read_histogram(log: Path, tag: str) -> HdrHistogram:
+    try:
+        lines = log.read_text().splitlines()
+        payloads = dict(_tagged(lines))
+        return HdrHistogram.decode(payloads[tag])
+    except KeyError:
+        raise KeyError(f"{log} holds no {tag!r}; it holds {', '.join(payloads)}") from None
+    except Exception as error:  # the decoder raises whatever its damaged input leads it to
+        raise PreflightError(
+            f"{log} is missing or damaged ({_brief(error)}): restore it from a copy of the run"
+        ) from error
+
+
+def _tagged(lines: list[str]) -> Iterator[tuple[str, str]]:
+    for line in lines:
+        if line.startswith("Tag="):
+            tag, _start, _length, _longest, payload = line.removeprefix("Tag=").split(",")
+            yield tag, payload
+
+
+# Files
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "run.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+        format_ = int(manifest["format"])
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is not a run folder: it has no run.json" if folder.is_dir() else "does not exist"
+        raise PreflightError(f"{folder} {what}; name one that `bench run` made") from None
+    except OSError as error:
+        raise PreflightError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PreflightError(
+            f"{path} is damaged ({_brief(error)}): restore it from a copy, or start a new run"
+        ) from error
+    if format_ > FORMAT:
+        raise PreflightError(
+            f"{path} is of format {format_} and this version reads up to {FORMAT}: update the suite"
+        )
+    return dict(manifest)
+
+
+def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """A stored table with at least the columns of `schema`; without a file, an empty one."""
+    try:
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        missing = [name for name in KEY if name not in table.column_names]
+        if missing:
+            raise ValueError(f"no column {missing[0]}")
+        return _joined(schema.empty_table(), table)
+    except FileNotFoundError:
+        return schema.empty_table()
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise PreflightError(
+            f"{path} is damaged or of another version ({_brief(error)}): "
+            "restore it from a copy, or start a new run"
+        ) from error
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace `path` at once and for good: after a crash it holds the old content or the new."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _explained(path):
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn a refusal of the file system into one line with its mend."""
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    try:
+        yield
+    except OSError as error:
+        mend = (
+            "free some space, then resume the run"
+            if error.errno in full
+            else "choose a folder you may write to with --results"
+        )
+        raise PreflightError(f"{path} cannot be written ({error.strerror}): {mend}") from error
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor whose lock says that this process adds to the run; the lock dies with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise PreflightError(
+            f"{folder} is being written by another run: wait for it, or stop it"
+        ) from None
+    except OSError:
+        pass  # a file system without locks, as some network ones: go on without
+    return descriptor
+
+
+def _names(first: Path) -> Iterator[Path]:
+    yield first
+    number = 1
+    while True:
+        number += 1
+        yield first.with_name(f"{first.name}-{number}")
+
+
+def _refuse_other_settings(folder: Path, made: dict[str, Any], given: dict[str, Any]) -> None:
+    made, given = json.loads(json.dumps([made, given]))  # as stored: tuples are lists
+    for name in sorted(made.keys() | given.keys()):
+        before, now = made.get(name), given.get(name)
+        if before != now:
+            raise PreflightError(
+                f"{folder} was made with {name} {_said(before)}, not {_said(now)}: "
+                "resume it with the same settings, or start a new run"
+            )
+
+
+def _said(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _brief(error: Exception) -> str:
+    first = (str(error) or type(error).__name__).splitlines()[0]
+    return first.strip().rstrip(".")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
