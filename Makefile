@@ -84,16 +84,15 @@ endif
 	@pwd > $@
 
 .venv/ready: .venv/home pyproject.toml
-	@$(pip_install) --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(pip_install) --no-deps --no-build-isolation -e .
 	@.venv/bin/python -m pip check --quiet || { echo "requirements.lock is behind pyproject.toml: make lock" >&2; exit 1; }
 	@touch $@
 
 pip_install := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 python_state = $(shell "$(PYTHON)" -c 'import sys; from importlib.util import find_spec; \
-    print("old" if sys.version_info < (3, 11) else "ok" if find_spec("ensurepip") else "no-venv")' 2>/dev/null)
-checked_python = $(python_$(or $(python_state),missing))
+    print("old" if sys.version_info < (3, 11) else "ok" if find_spec("ensurepip") else "bare")' 2>/dev/null)
+checked_python = $(python_$(or $(python_state),old))
 python_ok =
-python_old = $(error $(PYTHON) is older than Python 3.11: install a newer one and name it, as in: make PYTHON=python3.12)
-python_no-venv = $(error $(PYTHON) cannot make virtual environments: on Debian and Ubuntu run: apt install python3-venv)
-python_missing = $(error $(PYTHON) does not run: install Python 3.11 or later, or name one, as in: make PYTHON=python3.12)
+python_old = $(error $(PYTHON) is not Python 3.11 or later: install one, or name it, as in: make PYTHON=python3.12)
+python_bare = $(error $(PYTHON) cannot make virtual environments: on Debian and Ubuntu run: apt install python3-venv)

@@ -7,17 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from bench.model import BenchError, PreflightError, Profile, Settings, Workload
 
-if TYPE_CHECKING:
-    from bench.store import Store
-
 INTERRUPTED = 130
+MOST_WORKERS, MOST_KEYS, MOST_VALUE_BYTES = 64, 10_000_000, 1_000_000
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -26,16 +25,16 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="smoke, standard or full.")]
-OnlyOption = Annotated[
-    str, typer.Option(help="Experiments to run, separated by commas. Default: all.")
+# What is left out takes the default of `Settings`, or, for a run that is resumed, what it was made with.
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", "-p", help="smoke, standard (default) or full.")
 ]
-WorkersOption = Annotated[int, typer.Option(help="Locust worker processes, each with its own pool.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the order of cells and of the keys sent.")]
-KeysOption = Annotated[int, typer.Option(help="Distinct keys.")]
-ValueOption = Annotated[int, typer.Option(help="Bytes in each value.")]
-GetOption = Annotated[float, typer.Option(help="Share of GET; the rest is SET.")]
-ResultsOption = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+OnlyOption = Annotated[
+    str | None, typer.Option(help="Experiments to run, separated by commas. Default: all.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Locust worker processes, each with its own pool. Default: 1.")
+]
 PortOption = Annotated[int, typer.Option(help="Port of the server this suite starts. 0: any.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -60,43 +59,47 @@ def list_(as_json: JsonOption = False) -> None:
 
 @app.command()
 def check(
-    profile: ProfileOption = "standard",
-    only: OnlyOption = "",
-    workers: WorkersOption = 1,
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    workers: WorkersOption = None,
     server_port: PortOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Check that everything a run needs is there, without sending load.
 
-    Example: REDIS_URL=redis://127.0.0.1:6379 bench check
+    Example: REDIS_URL=redis://127.0.0.1:6379 bench check --profile full
     """
-    settings = _settings(profile=profile, only=only, workers=workers, server_port=server_port)
-    from bench.rig.rig import preflight
-    from bench.runner import check_descriptors, plan
+    settings = _settings(
+        Settings(url=_url(), server_port=server_port),
+        {"profile": profile, "only": only, "workers": workers},
+    )
+    from bench.runner import check as look
 
-    planned = plan(settings)
-    cells = [cell for block in planned for cell in block.cells]
-    limit = check_descriptors(planned)
-    found = preflight(settings, cells)
+    found = look(settings)
     if as_json:
-        _print_json({"server": found, "descriptor_limit": limit, "cells": len(cells)})
+        _print_json(found)
         return
-    typer.echo(f"server       {found}")
-    typer.echo(f"descriptors  {limit} per process")
-    typer.echo(f"plan         {len(cells)} cells in {len(planned)} blocks")
+    for name, value in found.items():
+        typer.echo(f"{name:12} {value}")
 
 
 @app.command()
 def run(
-    profile: ProfileOption = "standard",
-    only: OnlyOption = "",
-    workers: WorkersOption = 1,
-    seed: SeedOption = 1,
-    keys: KeysOption = 1_000,
-    value_bytes: ValueOption = 100,
-    get_share: GetOption = 1.0,
-    results: ResultsOption = Path("results"),
-    resume: Annotated[str, typer.Option(help="Run folder to complete.")] = "",
+    profile: ProfileOption = None,
+    only: OnlyOption = None,
+    workers: WorkersOption = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the order of cells and of the keys. Default: 1.")
+    ] = None,
+    keys: Annotated[int | None, typer.Option(help="Distinct keys. Default: 1000.")] = None,
+    value_bytes: Annotated[
+        int | None, typer.Option(help="Bytes in each value. Default: 100.")
+    ] = None,
+    get_share: Annotated[
+        float | None, typer.Option(help="Share of GET, the rest is SET. Default: 1.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("results"),
+    resume: Annotated[Path | None, typer.Option(help="Run folder to complete.")] = None,
     server_port: PortOption = 0,
     report: Annotated[bool, typer.Option(help="Execute the notebooks afterwards.")] = True,
     as_json: JsonOption = False,
@@ -105,20 +108,28 @@ def run(
 
     Examples: bench run --profile smoke · bench run --resume results/RUN
     """
-    settings = _settings(
-        profile=profile, only=only, workers=workers, seed=seed, keys=keys, value_bytes=value_bytes,
-        get_share=get_share, results=str(results), resume=resume or None, server_port=server_port,
-    )  # fmt: skip
     from bench.report.display import Display
     from bench.runner import run as measure_all
+    from bench.store import Store, stored_settings
 
-    store = _store(settings)
+    base = Settings() if resume is None else stored_settings(resume)
+    settings = _settings(
+        replace(base, url=_url(), server_port=server_port),
+        {
+            "profile": profile, "only": only, "workers": workers, "seed": seed,
+            "keys": keys, "value_bytes": value_bytes, "get_share": get_share,
+        },
+    )  # fmt: skip
+    store = Store.create_in(results, settings) if resume is None else Store.resume(resume, settings)
     try:
         with Display(quiet=as_json) as display:
             measure_all(settings, store, display)
     except BaseException as trouble:
         store.finish("interrupted" if isinstance(trouble, SystemExit) else "stopped")
-        typer.echo(f"bench: finished cells are kept; go on with --resume {store.folder}", err=True)
+        if store.finished():
+            typer.echo(f"bench: finished cells are kept; go on with --resume {store.folder}", err=True)
+        else:
+            store.discard()
         raise
     store.finish("complete")
     if report:
@@ -187,40 +198,33 @@ def worker(
     )
 
 
-def _settings(**given: Any) -> Settings:
-    """The run's one configuration, checked. Raises PreflightError naming the value and the mend."""
+def _settings(base: Settings, given: dict[str, Any]) -> Settings:
+    """`base` with what the user gave, checked. Raises PreflightError naming value and mend."""
     from bench.experiments import nearest
 
-    profile = given["profile"]
+    given = {name: value for name, value in given.items() if value is not None}
+    profile = given.get("profile", base.profile)
     if profile not in get_args(Profile):
         raise PreflightError(f"no profile “{profile}”{nearest(profile, list(get_args(Profile)))}")
-    for name in ("workers", "keys"):
-        if given.get(name, 1) < 1:
-            raise PreflightError(f"--{name} is {given[name]}: it must be 1 or more")
-    if not 0 <= given.get("get_share", 1.0) <= 1:
-        raise PreflightError(f"--get-share is {given['get_share']}: it must lie between 0 and 1")
-    if given.get("value_bytes", 1) < 0:
-        raise PreflightError(f"--value-bytes is {given['value_bytes']}: it must be 0 or more")
-    if not 0 <= given["server_port"] <= 65_535:
-        raise PreflightError(f"--server-port is {given['server_port']}: ports end at 65535")
-    only = tuple(name.strip() for name in given.pop("only").split(",") if name.strip())
-    workload = Workload(
-        **{name: given.pop(name) for name in ("keys", "value_bytes", "get_share") if name in given}
-    )
-    return Settings(only=only, workload=workload, url=_url(), **given)
+    _within("--workers", given.get("workers", 1), 1, MOST_WORKERS)
+    _within("--keys", given.get("keys", 1), 1, MOST_KEYS)
+    _within("--value-bytes", given.get("value_bytes", 0), 0, MOST_VALUE_BYTES)
+    _within("--get-share", given.get("get_share", 0), 0, 1)
+    _within("--server-port", base.server_port, 0, 65_535)
+    if "only" in given:
+        given["only"] = tuple(name.strip() for name in given["only"].split(",") if name.strip())
+    work = {name: given.pop(name) for name in ("keys", "value_bytes", "get_share") if name in given}
+    return replace(base, workload=replace(base.workload, **work), **given)
+
+
+def _within(option: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise PreflightError(f"{option} is {value}: it must lie between {least:,} and {most:,}")
 
 
 def _url() -> str | None:
     """REDIS_URL comes by the environment alone: an argument would show in the process list."""
     return os.environ.get("REDIS_URL") or None
-
-
-def _store(settings: Settings) -> Store:
-    from bench.store import Store
-
-    if settings.resume is None:
-        return Store.create_in(Path(settings.results), settings)
-    return Store.resume(Path(settings.resume), settings)
 
 
 def _report_apart(folder: Path, as_json: bool) -> None:

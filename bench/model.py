@@ -150,11 +150,11 @@ class Observation:
     timeouts: int
     connections_opened: int
     connect_mean_s: float | None
-    client_fds_peak: int
+    client_fds_peak: int | None
     server_connections_peak: int
     server_fds_peak: int | None
     link_fds_peak: int
-    time_wait_peak: int
+    time_wait_peak: int | None
     client_cpu_s: float
     client_cpu_user_s: float
     client_cpu_system_s: float
@@ -170,11 +170,12 @@ class Observation:
     server_client_memory_bytes: int | None
     server_rss_bytes: int | None
     client_rss_bytes: int
-    machine_busy_share: float
-    core_busy_max: float
-    steal_share: float
-    worker_runqueue_share: float
-    link_runqueue_share: float
+    machine_busy_share: float | None
+    core_busy_max: float | None
+    steal_share: float | None
+    foreign_cpu_share: float | None
+    worker_runqueue_share: float | None
+    link_runqueue_share: float | None
     measured_s: float
     outside_s: float
     bound_by: BoundBy

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.experiments import chosen
 from bench.load.measure import measure
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
 from bench.rig.host import FdLimitError, raise_fd_limit
-from bench.rig.rig import OWN_CONNECTIONS, Rig
+from bench.rig.rig import OWN_CONNECTIONS, Rig, preflight
 from bench.store import Store
 
 # Pools this large cost seconds to open, so their cells stay together within a block's random order.
@@ -99,6 +99,22 @@ def _descriptors(cell: Cell) -> int:
     """The most any one process holds: the link has two per connection."""
     connections = cell.workers * cell.pool_size + OWN_CONNECTIONS
     return (2 if cell.rtt_s else 1) * connections + OWN_FDS
+
+
+def check(settings: Settings) -> dict[str, Any]:
+    """Everything a run needs, looked at without load: server, descriptors, the size of the plan.
+
+    Raises PreflightError with what is missing and how to mend it.
+    """
+    planned = plan(settings)
+    cells = [cell for block in planned for cell in block.cells]
+    limit = check_descriptors(planned)
+    seconds = sum(map(expected_s, cells))
+    return {
+        "server": preflight(settings, cells),
+        "descriptors": f"{limit} per process",
+        "plan": f"{len(cells)} cells in {len(planned)} blocks, about {seconds / 60:.1f} min",
+    }
 
 
 def run(settings: Settings, store: Store, watcher: Watcher) -> None:

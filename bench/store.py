@@ -13,6 +13,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 import types
 import typing
@@ -157,6 +158,11 @@ class Store:
         self._write_manifest()
         self.close()
 
+    def discard(self) -> None:
+        """Remove the folder of a run in which nothing was finished."""
+        self.close()
+        shutil.rmtree(self.folder)
+
     def close(self) -> None:
         """Let other processes add to this run. May be repeated."""
         if self._lock is not None:
@@ -176,6 +182,17 @@ class Store:
 
     def _write_manifest(self) -> None:
         _write(self.folder / "run.json", json.dumps(self.manifest, indent=2).encode() + b"\n")
+
+
+def stored_settings(folder: Path | str) -> Settings:
+    """The settings a run was made with, to complete it. Raises PreflightError as `Store.open`."""
+    made = dict(_read_manifest(Path(folder)).get("settings", {}))
+    made.pop("owned_server", None)
+    try:
+        workload = Workload(**made.pop("workload"))
+        return Settings(workload=workload, only=tuple(made.pop("only")), **made)
+    except (KeyError, TypeError) as error:
+        raise PreflightError(f"{folder}/run.json holds no complete settings: start a new run") from error
 
 
 def load_cells(folder: Path | str) -> pd.DataFrame:

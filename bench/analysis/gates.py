@@ -53,15 +53,16 @@ def _little_users_exempt(qps: float, concurrency: int, rtt_s: float, window_s: f
     return ""
 
 
-def little_pool(in_use_connection_s: float, window_s: float, qps: float, hold_s: float) -> Gate:
-    """Little (b): the pool's own integral of connections in use, per second, against λW.
+def little_pool(in_use_mean: float, held_mean: float) -> Gate:
+    """Little's law (b): the pool's own time-integrated count in use against the requests' λW.
 
-    `hold_s` is W, the mean of done − acquired. The figure is relative and signed.
+    `held_mean` is λW by areas: the seconds of all requests' holds (done − acquired) that fell into
+    the window, over its length. That is λ times the mean hold without the error of requests cut
+    off at its edges, which is up to one turn in a short window. The figure is relative and signed.
     """
-    expected = qps * hold_s
-    if expected <= 0:
+    if held_mean <= 0:
         return Gate("little_pool", None, LITTLE_POOL, False, "nothing was served")
-    figure = in_use_connection_s / window_s / expected - 1
+    figure = in_use_mean / held_mean - 1
     return _within("little_pool", figure, LITTLE_POOL, "between the pool's count in use and λW")
 
 
@@ -151,7 +152,7 @@ def bound_by(
     worker_busy: Sequence[float],
     link_busy: float,
     server_busy: float,
-    core_busy: Sequence[float],
+    machine_busy: float,
     runqueue_share: float,
     in_use_mean: float,
     pool_size: int,
@@ -161,7 +162,7 @@ def bound_by(
     """The one part that limits the cell.
 
     `…_busy` are CPU seconds per second of window, of each worker, the link, the server (0 where
-    unknown); `core_busy` the busy share of every core; `runqueue_share` the larger of worker's and
+    unknown); `machine_busy` the share of all cores together; `runqueue_share` the larger of worker's and
     link's waits for a core. An apparatus at its limit comes before the pool and the users.
     """
     parts: dict[BoundBy, float] = {
@@ -172,7 +173,7 @@ def bound_by(
     busiest = max(parts, key=lambda part: parts[part])
     if parts[busiest] >= CORE_BUSY:
         return busiest
-    if runqueue_share > RUNQUEUE or min(core_busy, default=0.0) >= CORE_BUSY:
+    if runqueue_share > RUNQUEUE or machine_busy >= CORE_BUSY:
         return "machine"
     connections = pool_size * workers
     if in_use_mean >= POOL_FULL * connections and concurrency > connections:

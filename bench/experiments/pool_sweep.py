@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+import pandas as pd
+
 from bench.model import Cell, Order, Plan, Profile, Workload
 
 NAME = "pool_sweep"
@@ -110,3 +112,31 @@ def _lengths(profile: Profile, users: int, rtt: float) -> dict[str, float]:
         "warmup_s": round(max(0.1, 1.2 * one_pass), 3),
         "measure_s": round(max(shortest, 5.5 * one_pass), 3),
     }
+
+
+def tables(cells: pd.DataFrame) -> pd.DataFrame:
+    """What each pool carried at best, per round trip; medians over replicates."""
+    groups = ["rtt_s", "pool_size", "opening", "order", "concurrency"]
+    valid = cells[cells["valid"]]
+    medians = valid.groupby(groups, as_index=False).agg(
+        qps=("qps", "median"),
+        p50=("latency_p50_s", "median"),
+        p99=("latency_p99_s", "median"),
+        wait_p99=("acquire_p99_s", "median"),
+        bound_by=("bound_by", lambda names: names.mode()[0]),
+    )
+    best = medians.loc[medians.groupby(groups[:-1])["qps"].idxmax()]
+    return pd.DataFrame(
+        {
+            "RTT ms": best["rtt_s"] * 1e3,
+            "pool": best["pool_size"],
+            "opening": best["opening"],
+            "order": best["order"],
+            "users": best["concurrency"],
+            "QPS": best["qps"].round().astype(int),
+            "p50 ms": (best["p50"] * 1e3).round(3),
+            "p99 ms": (best["p99"] * 1e3).round(3),
+            "wait p99 ms": (best["wait_p99"] * 1e3).round(3),
+            "bound by": best["bound_by"],
+        }
+    )

@@ -36,7 +36,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-TestOnBorrow = Literal["none", "passive", "ping"]
+from bench.model import TestOnBorrow
+
 Reason = Literal["stale", "idle", "lifetime", "error", "marked", "shrink", "close"]
 
 logger = logging.getLogger(__name__)
@@ -787,6 +788,7 @@ class _Housekeeper:
 
     def __init__(self, pool: Pool, interval: float) -> None:
         self._interval = interval
+        self._name = f"housekeeper of pool {pool.name}"
         # A bare lock, not an Event: the collector may call `stop` from anywhere, even from within
         # the wait, and an Event would then wait for its own lock.
         self._running = threading.Lock()
@@ -794,7 +796,7 @@ class _Housekeeper:
         self._pool = weakref.ref(pool, lambda _: self.stop())
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="pool-housekeeper", daemon=True).start()
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
 
     def stop(self) -> None:
         with suppress(RuntimeError):  # stopped before

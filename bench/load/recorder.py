@@ -77,8 +77,10 @@ class Recorder:
 
     def window(self, start: float, end: float) -> dict[str, Any]:
         """What happened to the requests done in [start, end): counts, sums, encoded histograms,
-        and a row per interval. Times are this process's perf_counter."""
-        sent, acquired, done = self._columns(start, end)
+        and a row per interval. `held_s` is the connection time that fell into the window, requests
+        cut off at its edges. Times are this process's perf_counter."""
+        rows = self._rows()
+        sent, acquired, done = rows[(rows[:, 2] >= start) & (rows[:, 2] < end)].T
         spans = {"latency": done - sent, "acquire": acquired - sent, "command": done - acquired}
         encoded, strays = {}, 0
         for kind, values in spans.items():
@@ -88,6 +90,7 @@ class Recorder:
         return {
             "requests": int(done.size),
             "sums_s": {kind: float(values.sum()) for kind, values in spans.items()},
+            "held_s": _inside(rows[:, 1], rows[:, 2], start, end),
             "histograms": encoded,
             "out_of_range": strays,
             "series": _series(start, end, done, spans),
@@ -95,15 +98,26 @@ class Recorder:
 
     def drain(self) -> Floats:
         """Take out all that was recorded so far, as rows (sent, acquired, done)."""
-        rows = [np.array(times, dtype=np.float64).reshape(-1, 3) for times in self._times.values()]
+        rows = self._rows()
         for times in self._times.values():
             del times[:]
-        return np.concatenate(rows)
+        return rows
 
-    def _columns(self, start: float, end: float) -> tuple[Floats, Floats, Floats]:
-        rows = np.concatenate([np.frombuffer(times).reshape(-1, 3) for times in self._times.values()])
-        rows = rows[(rows[:, 2] >= start) & (rows[:, 2] < end)]
-        return rows[:, 0], rows[:, 1], rows[:, 2]
+    def drain_errors(self) -> dict[str, int]:
+        """Take out the failures so far, by kind."""
+        samples, self.error_samples = self.error_samples, {}
+        return samples
+
+    def _rows(self) -> Floats:
+        return np.concatenate(
+            [np.frombuffer(times).reshape(-1, 3) for times in self._times.values()]
+        )
+
+
+def _inside(begun: Floats, ended: Floats, start: float, end: float) -> float:
+    """Seconds of the spans [begun, ended] that lie within [start, end): the area under their count."""
+    overlap = np.minimum(ended, end) - np.maximum(begun, start)
+    return float(overlap[overlap > 0].sum())
 
 
 def _series(start: float, end: float, done: Floats, spans: dict[str, Floats]) -> list[dict[str, Any]]:

@@ -39,6 +39,14 @@ POLL_S = 0.005
 Address = tuple[str, int]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Running:
+    """A cell that is under way, and the tags its answers will carry."""
+
+    cell: Cell
+    tags: Sequence[str]
+
+
 class Swarm:
     """`workers` Locust worker processes holding `users` virtual users in all, until closed.
 
@@ -79,23 +87,28 @@ class Swarm:
     def prepare(self, cell: Cell, address: Address | None, seed: int) -> list[dict[str, Any]]:
         """Have every worker open its pool for `cell`; blocks until all are prefilled."""
         fields = dataclasses.asdict(cell)
-        return self._ask_all(
+        asked = self._ask(
             "prepare",
-            PREPARE_TIMEOUT_S,
             [
                 {"cell": fields, "address": address, "share": share, "seed": seed + index}
                 for index, share in enumerate(shares(cell.concurrency, self._count))
             ],
         )
+        return self._collect(asked, PREPARE_TIMEOUT_S)
 
-    def go(self, cell: Cell) -> list[dict[str, Any]]:
-        """Run the prepared cell; blocks for warm-up, window and drain; a share per worker."""
+    def start(self, cell: Cell) -> Running:
+        """Set the prepared cell going; returns at once."""
+        return Running(cell, self._ask("go", [{}] * self._count))
+
+    def collect(self, running: Running) -> list[dict[str, Any]]:
+        """Blocks until the cell is over: each worker's share of the figures."""
+        cell = running.cell
         longest = cell.rtt_s + cell.warmup_s + cell.measure_s + DRAIN_TIMEOUT_S + 10
-        return self._ask_all("go", longest, [{}] * self._count)
+        return self._collect(running.tags, longest)
 
     def close_pools(self) -> None:
-        """Have every worker close its connections."""
-        self._ask_all("close", PREPARE_TIMEOUT_S, [{}] * self._count)
+        """Have every worker close its connections; blocks until they are."""
+        self._collect(self._ask("close", [{}] * self._count), PREPARE_TIMEOUT_S)
 
     def check(self) -> None:
         """Raise ApparatusLost if a worker has ended: Locust itself has no event for it."""
@@ -120,8 +133,7 @@ class Swarm:
             "--master-host", "127.0.0.1", "--master-port", str(port),
             "--loglevel", "WARNING",
         ]  # fmt: skip
-        environment = {**os.environ, URL_VARIABLE: self._url, "LOCUST_SKIP_MONKEY_PATCH": ""}
-        environment.pop("LOCUST_SKIP_MONKEY_PATCH")
+        environment = {**os.environ, URL_VARIABLE: self._url}
         for _ in range(self._count):
             self._processes.append(
                 spawn(command, env=environment, stdout=self._log, stderr=self._log)
@@ -140,16 +152,18 @@ class Swarm:
                 raise ApparatusLost(f"a worker took more than {HELLO_TIMEOUT_S:g} s {what}")
             gevent.sleep(POLL_S)
 
-    def _ask_all(
-        self, verb: str, timeout_s: float, arguments: Sequence[dict[str, Any]]
-    ) -> list[dict[str, Any]]:
+    def _ask(self, verb: str, arguments: Sequence[dict[str, Any]]) -> list[str]:
         tags = []
         for worker, args in zip(self._ids, arguments, strict=True):
             tag = f"{verb}-{next(self._tags)}"
             self._answers[tag] = AsyncResult()
             tags.append(tag)
             self._runner.send_message(f"bench.{verb}", {"tag": tag, "args": args}, worker)
-        return [self._await(tag, clock() + timeout_s) for tag in tags]
+        return tags
+
+    def _collect(self, tags: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+        deadline = clock() + timeout_s
+        return [self._await(tag, deadline) for tag in tags]
 
     def _await(self, tag: str, deadline: float) -> dict[str, Any]:
         answer = self._answers[tag]

@@ -55,7 +55,8 @@ class Rig:
         return self._addresses[rtt_s]
 
     def probes(self, worker_pids: list[int]) -> Probes:
-        return Probes(self.server, self.link, worker_pids)
+        """Probes that watch these workers beside server and link."""
+        return Probes(self.server, self.link, worker_pids, ours=[self.hiccups.pid])
 
     def check(self) -> None:
         """Raise ApparatusLost if the server or the link has ended."""

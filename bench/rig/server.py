@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import random
+import re
 import shutil
 import socket
 import ssl
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -320,7 +321,8 @@ def _command(binary: str, port: int, maxclients: int, options: Mapping[str, str]
 
 
 def _owned_url(port: int, password: str | None) -> str:
-    return f"redis://{f':{password}@' if password else ''}{LOOPBACK}:{port}/0"
+    secret = f":{quote(password, safe='')}@" if password else ""
+    return f"redis://{secret}{LOOPBACK}:{port}/0"
 
 
 def _binary() -> str:
@@ -378,10 +380,15 @@ def _first_bytes(host_name: str, port: int, request: bytes, timeout_s: float = 1
 
 def _address(url: str) -> tuple[str, int]:
     """Host and port of a URL. Raises PreflightError, which never quotes what might be a secret."""
-    form = "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS"
+    form = (
+        "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS; "
+        "in user and password write %2F for a slash, %3A for a colon, %40 for an at sign"
+    )
     try:
         parts = urlsplit(url)
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        # An unquoted slash in a password makes its rest a path, which would then be shown.
+        database = re.fullmatch(r"/?|/\d+", parts.path)
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname or not database:
             raise ValueError
         return parts.hostname, parts.port or 6379
     except ValueError:
@@ -401,7 +408,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
     try:
         settings = _settings(url)
         tls = settings.pop("connection_class", None) is SSLConnection
-        settings |= {"protocol": 2, "lib_name": None, "lib_version": None, "ssl": tls}
+        settings |= {"protocol": 2, "driver_info": None, "ssl": tls}
         settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
     except (ValueError, TypeError) as failure:

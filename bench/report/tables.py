@@ -1,0 +1,63 @@
+"""Tables for the terminal, from stored cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.experiments import discover
+from bench.store import Store
+
+
+def summary(store: Store) -> dict[str, Any]:
+    """The run in figures, for programs: counts, bounds, and each experiment's table as records."""
+    cells = store.cells()
+    last = cells.sort_values("attempt").drop_duplicates(["cell", "block"], keep="last")
+    return {
+        "folder": str(store.folder),
+        "status": store.manifest.get("status"),
+        "cells": len(last),
+        "invalid": int((~last["valid"]).sum()),
+        "bound_by": last["bound_by"].value_counts().to_dict(),
+        "tables": {
+            name: discover()[name].tables(last).to_dict("records") for name in store.experiments()
+        },
+    }
+
+
+def show(store: Store) -> None:
+    """Print each experiment's table and what was invalid."""
+    console = Console()
+    found = summary(store)
+    for name, records in found["tables"].items():
+        console.print(_table(discover()[name].QUESTION, records))
+    console.print(
+        f"{found['cells']} cells, {found['invalid']} invalid; bound by "
+        + ", ".join(f"{part} {count}" for part, count in found["bound_by"].items())
+    )
+
+
+def _table(title: str, records: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in records[0] if records else ():
+        numeric = not isinstance(records[0][name], str)
+        table.add_column(name, justify="right" if numeric else "left")
+    for record in records:
+        table.add_row(*(str(value) for value in record.values()))
+    return table
+
+
+def show_calibration(result: dict[str, Any], output: Path) -> None:
+    """Print the certificate: what was measured, what should be reached, whether it was."""
+    table = Table(title="Calibration", title_justify="left")
+    for name, justify in (("what", "left"), ("measured", "right"), ("reach", "right"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in result["rows"]:
+        value = "–" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
+        mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]
+        table.add_row(row["what"], value, row["reach"], f"{mark} {row['note']}".strip())
+    Console().print(table)
+    Console().print(f"stored in {output}", highlight=False)
