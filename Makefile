@@ -1,7 +1,6 @@
 # Everything runs from .venv, which `make` builds from requirements.lock: python3 with venv is all it needs.
 
 PYTHON ?= python3
-PROFILE ?= standard
 UV ?= uv
 
 .DEFAULT_GOAL := help
@@ -18,14 +17,14 @@ help:  ## this list
 	@echo "    REDIS_URL   measure this server, not one of our own; set it in the environment, it may hold a password"
 	@echo "    WORKERS     Locust worker processes (bench)"
 	@echo "    ONLY        this experiment alone (bench)"
-	@echo "    RESUME      results/RUN to complete (bench)"
-	@echo "    RUN         results/RUN to report on (report; default the newest)"
+	@echo "    RESUME      results/RUN to complete, with the settings it was made with (bench)"
+	@echo "    RUN         results/RUN to report on (report; default results/reference)"
 	@echo "    ARGS        further options, as 'bench VERB --help' lists them (bench, report, calibrate, worker, ui, test)"
 	@echo "    PYTHON      the Python to build .venv with, 3.11 or later (default python3)"
 
 # REDIS_URL is not named below: make hands its environment down, and a command line can be read by others.
 bench: setup  ## measure: set up, run every experiment of PROFILE, draw the plots
-	@.venv/bin/bench run --profile "$(PROFILE)" $(if $(WORKERS),--workers "$(WORKERS)") \
+	@.venv/bin/bench run $(if $(PROFILE),--profile "$(PROFILE)") $(if $(WORKERS),--workers "$(WORKERS)") \
 	    $(if $(ONLY),--only "$(ONLY)") $(if $(RESUME),--resume "$(RESUME)") $(ARGS)
 
 report: setup  ## tables and figures of a finished run again
@@ -61,7 +60,8 @@ lock:  ## requirements.lock again from pyproject.toml (needs uv; ARGS=--upgrade 
 
 clean:  ## remove .venv and caches; results stay
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
-	@find bench locustfiles notebooks tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	@find . \( -path ./results -o -path ./.git \) -prune -o \
+	    \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 setup: .venv/ready  ## .venv alone
 

@@ -192,7 +192,9 @@ def stored_settings(folder: Path | str) -> Settings:
         workload = Workload(**made.pop("workload"))
         return Settings(workload=workload, only=tuple(made.pop("only")), **made)
     except (KeyError, TypeError) as error:
-        raise PreflightError(f"{folder}/run.json holds no complete settings: start a new run") from error
+        raise PreflightError(
+            f"{folder}/run.json holds no complete settings: start a new run"
+        ) from error
 
 
 def load_cells(folder: Path | str) -> pd.DataFrame:
@@ -320,11 +322,12 @@ def _histogram_log(observation: Observation) -> bytes:
 
 def _read_histogram(log: Path, tag: str) -> HdrHistogram:
     try:
-        lines = log.read_text().splitlines()
-        payloads = dict(_tagged(lines))
-        return HdrHistogram.decode(payloads[tag])
+        payloads = dict(_tagged(log.read_text().splitlines()))
+        if payloads and tag not in payloads:
+            raise KeyError(f"{log} holds no {tag!r}; it holds {', '.join(payloads)}")
+        return HdrHistogram.decode(payloads.get(tag, ""))
     except KeyError:
-        raise KeyError(f"{log} holds no {tag!r}; it holds {', '.join(payloads)}") from None
+        raise
     except Exception as error:  # the decoder raises whatever its damaged input leads it to
         raise PreflightError(
             f"{log} is missing or damaged ({_brief(error)}): restore it from a copy of the run"

@@ -122,6 +122,12 @@ def test_variables_reach_the_command_and_the_password_does_not(bare: Path) -> No
 
 
 @needs_make
+def test_what_is_not_given_is_left_to_the_command(bare: Path) -> None:
+    """A resumed run keeps its own profile: a default of make's would contradict it."""
+    assert "--" not in _make("-n", "bench", cwd=bare).stdout.partition("bench run")[2]
+
+
+@needs_make
 @pytest.mark.parametrize(
     ("answer", "mend"),
     [("exit 127", "install one"), ("echo old", "PYTHON=python3.12"), ("echo bare", "python3-venv")],

@@ -39,9 +39,7 @@ def test_a_queueing_networks_knee_of_101_is_found() -> None:
     assert hinge.knee.warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("knee", "noise", "replicates"), [(101.0, 0.05, 1), (101.0, 0.05, 3), (20.0, 0.1, 3)]
-)
+@pytest.mark.parametrize(("knee", "noise", "replicates"), [(101.0, 0.05, 1), (20.0, 0.1, 3)])
 def test_the_interval_covers_the_knee_as_often_as_it_says(
     knee: float, noise: float, replicates: int
 ) -> None:
@@ -81,10 +79,10 @@ def test_a_flat_curve_has_no_knee() -> None:
 
 
 def test_a_knee_is_rarely_seen_where_there_is_none() -> None:
-    rising = [fit_hinge(USERS, noisy(SLOPE * USERS, 0.1, seed)).shown for seed in range(500)]
-    flat = [fit_hinge(USERS, noisy(0 * USERS + 9000.0, 0.1, seed)).shown for seed in range(500)]
-    assert sum(rising) / 500 < 0.05
-    assert sum(flat) / 500 < 0.05
+    rising = [fit_hinge(USERS, noisy(SLOPE * USERS, 0.1, seed)).shown for seed in range(300)]
+    flat = [fit_hinge(USERS, noisy(0 * USERS + 9000.0, 0.1, seed)).shown for seed in range(300)]
+    assert sum(rising) / 300 < 0.05
+    assert sum(flat) / 300 < 0.05
 
 
 def test_a_steady_power_is_no_knee() -> None:

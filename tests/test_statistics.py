@@ -51,7 +51,7 @@ def test_a_percentile_is_a_share(p: float) -> None:
 @pytest.mark.parametrize("replicates", [3, 5])
 def test_the_interval_covers_the_truth_as_often_as_it_says(replicates: int) -> None:
     rng = np.random.default_rng(20)
-    truth, runs = 48_000.0, 4000
+    truth, runs = 48_000.0, 2500
     draws = truth * np.exp(rng.normal(0, 0.15, (runs, replicates)))
     estimates = [log_t_interval(row) for row in draws]
     covered = sum(e.low <= truth <= e.high for e in estimates) / runs

@@ -15,7 +15,6 @@ from bench.model import BoundBy, Gate
 
 LITTLE_USERS = 0.03  # rule 7, Little (a): |λ · mean(done − sent) / concurrency − 1|
 LITTLE_RTT_S = 1e-3  # rule 7, Little (a): gated from this round trip up
-LITTLE_TURNS = 5  # rule 7, Little (a): the window holds at least this many requests per user
 LITTLE_POOL = 0.01  # rule 7, Little (b): the pool's own count in use against λW
 LITTLE_POOL_FULL = 0.03  # rule 7, Little (b): against the pool size, where the pool is the limit
 STEAL = 0.01  # rule 7, bound by: share of the machine's time
@@ -29,28 +28,18 @@ DRIFT_CONFIDENCE = 0.999  # ours: at most one settled cell in a thousand is call
 DRIFT_INTERVALS = 4  # fewer tell no drift from noise
 
 
-def little_users(
-    qps: float, turn_s: float, concurrency: int, rtt_s: float, window_s: float
-) -> Gate:
-    """Little (a), closed loop without think time: are `concurrency` users busy all the time?
+def little_users(outstanding_mean: float, concurrency: int, rtt_s: float) -> Gate:
+    """Little's law (a), for a closed loop without think time: every user always has a request out.
 
-    `turn_s` is mean(done − sent). The figure is signed: −0.02 means that 2 % of the users' time
-    went to the generator itself.
+    `outstanding_mean` is λ · mean(done − sent) by areas: the seconds that all requests were out
+    within the window, over its length (see `little_pool`). The figure is signed: −0.02 means that
+    2 % of the users' time went to the generator itself, or was never recorded.
     """
-    figure = qps * turn_s / concurrency - 1
-    exempt = _little_users_exempt(qps, concurrency, rtt_s, window_s)
-    if exempt:
-        return Gate("little_users", figure, LITTLE_USERS, None, exempt)
-    return _within("little_users", figure, LITTLE_USERS, "of the users' time is unaccounted for")
-
-
-def _little_users_exempt(qps: float, concurrency: int, rtt_s: float, window_s: float) -> str:
+    figure = outstanding_mean / concurrency - 1
     if rtt_s < LITTLE_RTT_S:
-        return "below 1 ms of round trip the gap is the generator's share: reported, not gated"
-    needed_s = LITTLE_TURNS * concurrency / qps if qps > 0 else float("inf")
-    if window_s < needed_s:
-        return f"window of {window_s:.3g} s is below 5 × concurrency/λ = {needed_s:.3g} s"
-    return ""
+        reason = "below 1 ms of round trip the gap is the generator's share: reported, not gated"
+        return Gate("little_users", figure, LITTLE_USERS, None, reason)
+    return _within("little_users", figure, LITTLE_USERS, "of the users' time is unaccounted for")
 
 
 def little_pool(in_use_mean: float, held_mean: float) -> Gate:
@@ -162,8 +151,8 @@ def bound_by(
     """The one part that limits the cell.
 
     `…_busy` are CPU seconds per second of window, of each worker, the link, the server (0 where
-    unknown); `machine_busy` the share of all cores together; `runqueue_share` the larger of worker's and
-    link's waits for a core. An apparatus at its limit comes before the pool and the users.
+    unknown); `machine_busy` the share of all cores together; `runqueue_share` the larger of
+    worker's and link's waits for a core. An apparatus at its limit comes before pool and users.
     """
     parts: dict[BoundBy, float] = {
         "generator": max(worker_busy, default=0.0),

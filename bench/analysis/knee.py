@@ -21,7 +21,7 @@ from scipy import optimize, stats
 from bench.analysis.statistics import CONFIDENCE
 from bench.model import Estimate
 
-GRID = 400  # starting points in θ: fine enough that each valley between two data points holds some
+GRID = 200  # starting points in θ: fine enough that each valley between two data points holds some
 POOR_FIT = 0.10  # a typical departure of a tenth: replicates differ by less on any rig worth using
 
 Array = NDArray[np.float64]

@@ -24,10 +24,12 @@ RTTS_S = (0.0, 0.001, 0.010, 0.050)
 FIFO_FROM = 500
 LARGEST = POOL_SIZES[-1]
 COST_USERS = 10  # a load light enough that what differs between pools is the pool
+SAME_USERS, SAME_RTT_S = 100, 0.010  # latency against pool size: one load on every pool
 
 # The largest pool whose limit N/RTT lies within reach of a two-core rig, per round trip.
 BINDING_UP_TO = {0.001: 20, 0.010: 200, 0.050: 2000}
 
+CARRIED_QPS = 15_000.0  # what a two-core rig carries through the link, on a slow day
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 
 
@@ -44,7 +46,7 @@ def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
             order=order,
             workers=workers,
             workload=workload,
-            **_lengths(profile, users, rtt),
+            **_lengths(profile, pool, users, rtt),
         )
         for pool, users, rtt, opening, order in build()
         if users >= workers
@@ -57,8 +59,9 @@ Point = tuple[int, int, float, str, Order]
 
 def _smoke() -> Iterator[Point]:
     yield from _not_binding(0.050, (5, 20, 100, 500, 2000))
-    yield from _binding(0.050, (5, 20, 100, 500), times=(1, 4))
-    yield from _binding(0.001, (5, 20), times=(1, 4))
+    yield from _binding(0.050, (5, 20, 100, 500), times=(1, 2))
+    yield from _binding(0.001, (5, 20), times=(1, 2))
+    yield from _same_users((5, 20, 100, 500))
     yield from _cost((5, 50, 500, 5000))
     yield 5000, COST_USERS, 0.0, "prefilled", "fifo"
     yield 5000, COST_USERS, 0.0, "lazy", "lifo"
@@ -66,13 +69,13 @@ def _smoke() -> Iterator[Point]:
 
 def _standard() -> Iterator[Point]:
     yield from _not_binding(0.050, CONCURRENCIES[2:])
-    yield from _not_binding(0.010, (10, 100, 500))
-    yield from _not_binding(0.001, (1, 10, 50))
-    yield from _binding(0.050, POOL_SIZES[:8], times=(1, 4))
-    yield from _binding(0.010, (5, 20, 100, 200), times=(1, 4))
-    yield from _binding(0.001, (5, 10, 20), times=(1, 4))
+    yield from _not_binding(0.001, (1, 5, 20, 50))
+    yield from _not_binding(0.010, (10, 50))
+    yield from _binding(0.050, POOL_SIZES[:8], times=(1, 2))
+    yield from _binding(0.001, (5, 10, 20), times=(1, 2))
+    yield from _same_users(POOL_SIZES)
     yield from _cost(POOL_SIZES)
-    yield from ((pool, COST_USERS, 0.0, "prefilled", "fifo") for pool in (500, 5000))
+    yield from ((pool, COST_USERS, 0.0, "prefilled", "fifo") for pool in POOL_SIZES[6::3])
     yield from ((pool, COST_USERS, 0.0, "lazy", "lifo") for pool in (50, 5000))
 
 
@@ -82,11 +85,16 @@ def _full() -> Iterator[Point]:
     for rtt, largest in BINDING_UP_TO.items():
         pools = tuple(pool for pool in POOL_SIZES if pool <= largest)
         yield from _binding(rtt, pools, times=(1, 2, 4, 10))
+    yield from _same_users(POOL_SIZES)
     yield from _cost(POOL_SIZES)
     for pool, users, rtt in product(POOL_SIZES, (COST_USERS, 50), (0.0, 0.001)):
         yield pool, users, rtt, "lazy", "lifo"
         if pool >= FIFO_FROM:
             yield pool, users, rtt, "prefilled", "fifo"
+
+
+def _same_users(pools: tuple[int, ...]) -> Iterator[Point]:
+    yield from ((pool, SAME_USERS, SAME_RTT_S, "prefilled", "lifo") for pool in pools)
 
 
 def _not_binding(rtt: float, users: tuple[int, ...]) -> Iterator[Point]:
@@ -102,15 +110,14 @@ def _cost(pools: tuple[int, ...]) -> Iterator[Point]:
     yield from ((pool, COST_USERS, 0.0, "prefilled", "lifo") for pool in pools)
 
 
-def _lengths(profile: Profile, users: int, rtt: float) -> dict[str, float]:
-    """Warm-up and window: the Little gate asks for five passes of every user, and with thousands of
-    users a pass takes as long as the rig needs to carry them all, not a round trip."""
-    carried = 20_000.0  # requests/s a two-core rig carries through the link, with some to spare
-    one_pass = max(rtt, users / carried if rtt else 0.0)
-    shortest = {"smoke": 0.4, "standard": 0.5, "full": 2.0}[profile]
+def _lengths(profile: Profile, pool: int, users: int, rtt: float) -> dict[str, float]:
+    """Warm-up and window: the window holds at least five turns of every user (rule 7), and a turn
+    takes as long as the pool, or failing that the rig, needs to serve all users once."""
+    turn_s = max(rtt, rtt * users / pool, users / CARRIED_QPS if rtt else 0.0)
+    shortest = {"smoke": 0.4, "standard": 0.45, "full": 2.0}[profile]
     return {
-        "warmup_s": round(max(0.1, 1.2 * one_pass), 3),
-        "measure_s": round(max(shortest, 5.5 * one_pass), 3),
+        "warmup_s": round(max(0.1, 1.2 * turn_s), 3),
+        "measure_s": round(max(shortest, 5.2 * turn_s), 3),
     }
 
 

@@ -81,6 +81,10 @@ class Merged:
         requests = self.sum("requests")
         return sum(share["sums_s"][kind] for share in self.shares) / requests if requests else 0.0
 
+    def mean_count(self, area: str) -> float:
+        """How many requests were out (`out_s`), or held a connection (`held_s`), on average."""
+        return float(sum(share[area] / share["window_s"] for share in self.shares))
+
     def busy(self) -> list[float]:
         """CPU seconds per second of each worker."""
         return [(s["user_s"] + s["system_s"]) / s["window_s"] for s in self.shares]
@@ -189,11 +193,8 @@ class Findings:
 
     def _gates(self) -> Iterable[Gate]:
         cell, total, read = self._cell, self._total, self._readings
-        yield gates.little_users(
-            total.qps, total.mean_s("latency"), cell.concurrency, cell.rtt_s, total.window_s
-        )
-        held_mean = sum(share["held_s"] / share["window_s"] for share in total.shares)
-        yield gates.little_pool(total.in_use_mean, held_mean)
+        yield gates.little_users(total.mean_count("out_s"), cell.concurrency, cell.rtt_s)
+        yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"))
         yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
         failed = total.sum("errors")
         sends = {name: count + failed for name, count in total.operations.items()}

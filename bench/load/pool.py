@@ -330,7 +330,8 @@ class Pool(BlockingConnectionPool):
             self._hand_back(self._withdraw(waiter))
             raise
         if granted is None:
-            self._timeouts += 1
+            with self._lock:
+                self._timeouts += 1
             raise AcquireTimeout(f"{self._all_in_use()}, none came free within {self.timeout} s")
         return granted
 

@@ -77,8 +77,8 @@ class Recorder:
 
     def window(self, start: float, end: float) -> dict[str, Any]:
         """What happened to the requests done in [start, end): counts, sums, encoded histograms,
-        and a row per interval. `held_s` is the connection time that fell into the window, requests
-        cut off at its edges. Times are this process's perf_counter."""
+        and a row per interval. `out_s` and `held_s` are the seconds for which requests were out,
+        and held a connection, within the window: cut off at its edges. Times are this process's perf_counter."""
         rows = self._rows()
         sent, acquired, done = rows[(rows[:, 2] >= start) & (rows[:, 2] < end)].T
         spans = {"latency": done - sent, "acquire": acquired - sent, "command": done - acquired}
@@ -90,6 +90,7 @@ class Recorder:
         return {
             "requests": int(done.size),
             "sums_s": {kind: float(values.sum()) for kind, values in spans.items()},
+            "out_s": _inside(rows[:, 0], rows[:, 2], start, end),
             "held_s": _inside(rows[:, 1], rows[:, 2], start, end),
             "histograms": encoded,
             "out_of_range": strays,

@@ -28,6 +28,7 @@ from bench.rig import host
 LOOPBACK = "127.0.0.1"
 LISTEN_BACKLOG = 4096
 CHUNK_BYTES = 65536
+DRAIN_CHUNKS = 16
 BACKLOG_LIMIT_BYTES = 1 << 20  # above it the other side is not read until this one has drained
 ACCEPTS_A_TURN = 64  # so that a burst of new connections does not hold up those that relay
 IN, OUT, ERR, HUP, RDHUP, EDGE = 0x1, 0x4, 0x8, 0x10, 0x2000, 1 << 31
@@ -162,6 +163,7 @@ class Relay:
         self._sides: dict[int, Side] = {}
         self._routes: list[Route] = []
         self._listening: dict[int, Route] = {}
+        self._unread: list[Side] = []
         self._accepted = 0
         self._closed_totals = {"to_server": [0, 0], "to_client": [0, 0]}
         self._requests = b""
@@ -203,8 +205,10 @@ class Relay:
                     side.append((now + side.delay_s, side.peer, data))
                     if size == CHUNK_BYTES or not size:
                         self._after(side, data, now)
+            if self._unread:
+                self._drain_rests(now)
             self._deliver()
-            if not events:
+            if not (events or self._unread):
                 wait(self._time_to_next())
 
     def _time_to_next(self) -> float | None:
@@ -244,8 +248,14 @@ class Relay:
             self._drain(side, now)
 
     def _drain(self, side: Side, now: float) -> None:
-        """Reads until nothing is left: edge-triggered, a rest would never be told of again."""
-        while not (side.held or side.closed):
+        """Reads until nothing is left: edge-triggered, a rest would never be told of again.
+
+        A rest beyond DRAIN_CHUNKS waits for the next turn, after what is due was delivered: only
+        then does a reader that has stopped show, and a writer without end would keep us here.
+        """
+        for _ in range(DRAIN_CHUNKS):
+            if side.held or side.closed:
+                return
             try:
                 data = side.recv(CHUNK_BYTES)
             except BlockingIOError:
@@ -259,6 +269,12 @@ class Relay:
             if not data:
                 self._ended(side)
                 return
+        self._unread.append(side)
+
+    def _drain_rests(self, now: float) -> None:
+        rests, self._unread = self._unread, []
+        for side in rests:
+            self._drain(side, now)
 
     def _after(self, side: Side, data: bytes, now: float) -> None:
         if data:

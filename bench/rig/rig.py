@@ -79,5 +79,3 @@ def preflight(settings: Settings, cells: list[Cell]) -> str:
             f"{server.flavour} {server.version} at {server.shown_url} ({owner}), "
             f"maxclients {server.maxclients}"
         )
-
-

@@ -403,12 +403,16 @@ def _shown(url: str) -> str:
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:
-    """A client that says nothing but what it is asked (no HELLO, no CLIENT SETINFO, no retry)."""
+    """A client that asks once: no HELLO, no retry.
+
+    It does say CLIENT SETINFO. Without an exchange of its own when it connects, redis-py's pool
+    takes TLS 1.3's session tickets for unasked data and throws the connection away.
+    """
     _address(url)
     try:
         settings = _settings(url)
         tls = settings.pop("connection_class", None) is SSLConnection
-        settings |= {"protocol": 2, "driver_info": None, "ssl": tls}
+        settings |= {"protocol": 2, "ssl": tls}
         settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
     except (ValueError, TypeError) as failure:

@@ -1,0 +1,317 @@
+"""The link, with a real Redis and real sockets behind it; through epoll and through selectors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from bench.model import ApparatusLost
+from bench.rig.link import Link, Traffic
+from bench.rig.relay import BACKLOG_LIMIT_BYTES
+from bench.rig.server import Server, open_server
+
+ROOT = Path(__file__).parents[1]
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+FLOOD_LIMIT_BYTES = 64 << 20
+
+
+class WithoutEpoll:
+    """The relay as it runs where there is no epoll, asked as a Companion would."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        code = "import select; del select.epoll; from bench.rig import relay; relay.main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, target[0], str(target[1])],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        self.pid = self.process.pid
+
+    def ask(self, command: str, **args: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"command": command, **args}).encode() + b"\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.communicate()
+        assert self.process.returncode == 0
+
+
+Opener = Callable[[tuple[str, int]], Link]
+
+
+@pytest.fixture(params=["epoll", "selectors"])
+def open_link(request: pytest.FixtureRequest) -> Iterator[Opener]:
+    with contextlib.ExitStack() as stack:
+
+        def opened(target: tuple[str, int]) -> Link:
+            link = (
+                Link.open(target) if request.param == "epoll" else Link(WithoutEpoll(target))  # type: ignore[arg-type]
+            )
+            return stack.enter_context(link)
+
+        yield opened
+
+
+@pytest.fixture
+def redis_link(redis_server: Server, open_link: Opener) -> Link:
+    return open_link((redis_server.host, redis_server.port))
+
+
+@pytest.fixture
+def target() -> Iterator[socket.socket]:
+    """A listener on which the test plays the server."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(10)
+        yield listener
+
+
+def through(link: Link, rtt_s: float = 0.0) -> socket.socket:
+    return socket.create_connection(link.route(rtt_s), timeout=10)
+
+
+def pair(link: Link, target: socket.socket, rtt_s: float = 0.0) -> tuple[socket.socket, Any]:
+    """Both ends of one connection through the link."""
+    client = through(link, rtt_s)
+    served, _ = target.accept()
+    served.settimeout(10)
+    return client, served
+
+
+def read_all(sock: socket.socket) -> bytes:
+    return b"".join(iter(lambda: sock.recv(1 << 16), b""))
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def empty(link: Link, fds: int | None) -> bool:
+    """No connection, and no descriptor more than before."""
+    stats = link.stats()
+    return stats.connections == 0 and stats.fds == fds
+
+
+@pytest.mark.parametrize("rtt_s", [0.0, 0.001, 0.01])
+def test_large_values_arrive_unchanged_both_ways(redis_link: Link, rtt_s: float) -> None:
+    host_name, port = redis_link.route(rtt_s)
+    value = os.urandom(5 << 20)  # many chunks, and more than the backlog that stops reading
+    with redis.Redis(host=host_name, port=port) as client:
+        client.set("link:large", value)
+        assert client.get("link:large") == value
+        client.delete("link:large")
+
+
+def test_commands_stay_in_order_in_a_deep_pipeline(redis_link: Link) -> None:
+    host_name, port = redis_link.route(0.002)
+    with redis.Redis(host=host_name, port=port) as client:
+        pipeline = client.pipeline(transaction=False)
+        for i in range(5_000):
+            pipeline.echo(i)
+        assert [int(answer) for answer in pipeline.execute()] == list(range(5_000))
+
+
+def test_nothing_is_earlier_than_the_round_trip_and_the_first_answer_takes_two(
+    redis_link: Link,
+) -> None:
+    rtt_s = 0.02
+    with through(redis_link, rtt_s) as client:
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            client.sendall(b"PING\r\n")
+            assert client.recv(64) == b"+PONG\r\n"
+            taken.append(time.perf_counter() - start)
+    assert taken[0] > 1.9 * rtt_s  # connect() returned before the clock was read
+    assert min(taken[1:]) >= rtt_s
+
+
+def test_a_route_has_one_address_and_each_round_trip_its_own(redis_link: Link) -> None:
+    assert redis_link.route(0.001) == redis_link.route(0.001)
+    assert redis_link.route(0.001) != redis_link.route(0.01)
+    assert redis_link.route(0.001)[0] == "127.0.0.1"
+
+
+def test_half_close_travels_and_the_answer_still_comes(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.001)
+    fds = link.stats().fds
+    client, served = pair(link, target, 0.001)
+    with client, served:
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(served) == b"question"
+        served.sendall(b"answer" * 100_000)
+        served.close()
+        assert read_all(client) == b"answer" * 100_000
+    assert eventually(lambda: empty(link, fds))
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+def test_a_reset_travels_and_leaves_nothing(
+    open_link: Opener, target: socket.socket, end: str
+) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.001)
+    fds = link.stats().fds
+    client, served = pair(link, target, 0.001)
+    with client, served:
+        client.sendall(b"hello")
+        assert served.recv(64) == b"hello"
+        broken, other = (client, served) if end == "client" else (served, client)
+        broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        broken.close()
+        with pytest.raises(ConnectionResetError):
+            other.recv(64)
+    assert eventually(lambda: empty(link, fds))
+
+
+def test_a_client_that_left_before_its_round_trip_was_over_leaves_nothing(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.2)
+    fds = link.stats().fds
+    client, served = pair(link, target, 0.2)
+    client.sendall(b"last words")
+    client.close()
+    with served:
+        assert read_all(served) == b"last words"
+    assert eventually(lambda: empty(link, fds))
+
+
+def test_a_target_that_refuses_is_a_reset(open_link: Opener) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        address = gone.getsockname()
+    link = open_link(address)
+    link.route(0.001)
+    fds = link.stats().fds
+    with through(link, 0.001) as client, pytest.raises(ConnectionResetError):
+        client.recv(64)
+    assert eventually(lambda: empty(link, fds))
+
+
+def test_a_killed_server_ends_every_connection(open_link: Opener) -> None:
+    with open_server(None, max_connections=100) as doomed:
+        link = open_link((doomed.host, doomed.port))
+        link.route(0.001)
+        fds = link.stats().fds
+        clients = [through(link, 0.001) for _ in range(50)]
+        for client in clients:
+            client.sendall(b"PING\r\n")
+            assert client.recv(64) == b"+PONG\r\n"
+        assert doomed.pid is not None
+        os.kill(doomed.pid, signal.SIGKILL)
+        for client in clients:
+            assert client.recv(64) == b""
+            client.close()
+        assert eventually(lambda: empty(link, fds))
+
+
+def flood(client: socket.socket) -> int:
+    """Writes until nothing has been taken for a while; how many bytes that were."""
+    client.settimeout(0.5)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < FLOOD_LIMIT_BYTES:
+            sent += client.send(bytes(1 << 16))
+    return sent
+
+
+def test_a_reader_that_stops_holds_the_writer_and_nobody_else(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    other, other_served = pair(link, target)
+    with client, served, other, other_served:
+        sent = flood(client)
+        assert BACKLOG_LIMIT_BYTES < sent < FLOOD_LIMIT_BYTES
+        other.sendall(b"still here")
+        assert other_served.recv(64) == b"still here"
+        client.shutdown(socket.SHUT_WR)
+        assert len(read_all(served)) == sent
+        served.close()
+        assert client.recv(64) == b""
+
+
+def test_bytes_and_chunks_are_counted_per_connection_and_in_all(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    idle, idle_served = pair(link, target)
+    with client, served, idle, idle_served:
+        for _ in range(3):
+            client.sendall(b"12345")
+            assert served.recv(64) == b"12345"
+        served.sendall(b"1234567")
+        assert client.recv(64) == b"1234567"
+        assert sorted(link.traffic(), key=lambda each: each.bytes_to_server) == [
+            Traffic(0, 0, 0, 0),
+            Traffic(15, 3, 7, 1),
+        ]
+    assert eventually(lambda: link.stats().connections == 0)
+    stats = link.stats()
+    assert (stats.bytes_to_server, stats.chunks_to_server) == (15, 3)
+    assert (stats.bytes_to_client, stats.chunks_to_client) == (7, 1)
+    assert stats.accepted == 2
+    assert stats.cpu_user_s + stats.cpu_system_s > 0
+    assert link.traffic() == []
+
+
+def test_five_thousand_connections_all_relay_and_all_go(open_link: Opener) -> None:
+    count = 5_000
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * count + 200:
+        pytest.skip(f"the link needs {2 * count + 200} descriptors, the hard limit is {hard}")
+    with open_server(None, max_connections=count) as server, contextlib.ExitStack() as stack:
+        link = open_link((server.host, server.port))
+        link.route(0.001)
+        fds = link.stats().fds
+        assert fds is not None
+        clients = [stack.enter_context(through(link, 0.001)) for _ in range(count)]
+        for client in clients:
+            client.sendall(b"PING\r\n")
+        assert all(client.recv(64) == b"+PONG\r\n" for client in clients)
+        stats = link.stats()
+        assert stats.connections == stats.accepted == count
+        assert stats.fds == fds + 2 * count
+        assert server.snapshot().connected_clients == count + 1
+        stack.close()
+        assert eventually(lambda: empty(link, fds))
+        assert eventually(lambda: server.snapshot(light=True).connected_clients == 1)
+
+
+def test_a_killed_link_is_named(redis_server: Server) -> None:
+    with Link.open((redis_server.host, redis_server.port)) as link:
+        link.check()
+        os.kill(link.pid, signal.SIGKILL)
+        with pytest.raises(ApparatusLost, match=r"relay .*killed by signal 9"):
+            link.stats()
+        with pytest.raises(ApparatusLost, match=r"relay .*killed by signal 9"):
+            link.check()
