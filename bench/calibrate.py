@@ -7,8 +7,6 @@ after round, and only ratios within a round are compared.
 
 from __future__ import annotations
 
-from bench.load.swarm import Swarm  # noqa: I001  first: locust patches the process
-
 import gc
 import json
 import os
@@ -31,6 +29,7 @@ from redis.connection import BlockingConnectionPool, parse_url
 from bench.load.clients import open_pool
 from bench.load.measure import measure
 from bench.load.recorder import Recorder
+from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Settings
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.rig import Rig
@@ -167,7 +166,8 @@ def _foreign_tool(rig: Rig, command: list[str], seconds: float, settle_s: float)
     finally:
         end(tool)
     operations = after.calls.get("get", 0) - before.calls.get("get", 0)
-    return Rate(operations / (after.at_s - before.at_s), (cpu_after - cpu_before) / operations * 1e6)
+    cpu_us = (cpu_after - cpu_before) / operations * 1e6
+    return Rate(operations / (after.at_s - before.at_s), cpu_us)
 
 
 def _await_load(rig: Rig) -> None:

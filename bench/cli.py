@@ -25,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# What is left out takes the default of `Settings`, or, for a run that is resumed, what it was made with.
+# What is left out takes the default of `Settings`, or what a resumed run was made with.
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", "-p", help="smoke, standard (default) or full.")
 ]
@@ -126,8 +126,8 @@ def run(
             measure_all(settings, store, display)
     except BaseException as trouble:
         store.finish("interrupted" if isinstance(trouble, SystemExit) else "stopped")
-        if store.finished():
-            typer.echo(f"bench: finished cells are kept; go on with --resume {store.folder}", err=True)
+        if store.attempts():
+            typer.echo(f"bench: finished cells are kept; --resume {store.folder}", err=True)
         else:
             store.discard()
         raise
@@ -193,9 +193,10 @@ def worker(
     """
     from bench.load.worker import worker_command, worker_environment
 
-    os.execve(
-        sys.executable, worker_command(master_host, port), worker_environment(_url() or "")
-    )
+    url = _url()
+    if url is None:
+        raise PreflightError("REDIS_URL is not set: a worker must know which server to load")
+    os.execve(sys.executable, worker_command(master_host, port), worker_environment(url))
 
 
 def _settings(base: Settings, given: dict[str, Any]) -> Settings:

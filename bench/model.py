@@ -33,7 +33,7 @@ class PreflightError(BenchError):
 
 
 class ApparatusLost(BenchError):
-    """A part of the rig (server, link, worker) ended while it was needed; finished cells are kept."""
+    """A part of the rig (server, link, worker) ended while needed; finished cells are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A validity check on a cell: its figure, the limit, and whether it held (None: only reported)."""
+    """A validity check on a cell: figure, limit, whether it held (None: only reported)."""
 
     name: str
     figure: float | None
@@ -103,7 +103,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its confidence interval [low, high], the unit, n, and warnings that travel with it."""
+    """A value with its confidence interval [low, high], unit, n, and warnings of its own."""
 
     value: float
     low: float
@@ -131,6 +131,7 @@ class Observation:
     block: int
     replicate: int
     attempt: int
+    started_unix_s: float
     qps: float
     in_flight_mean: float
     in_flight_peak: int
@@ -188,7 +189,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an experiment wants measured: its cells, each once in every one of `replicates` blocks."""
+    """What an experiment wants measured: its cells, each once in each of `replicates` blocks."""
 
     cells: tuple[Cell, ...]
     replicates: int

@@ -1,8 +1,6 @@
-"""plan → skip what is done → shuffle → measure → store. One cell at a time, each written at once."""
+"""plan → skip what is done → shuffle → measure → store. Each cell is written at once."""
 
 from __future__ import annotations
-
-from bench.load.swarm import Swarm  # noqa: I001  first: locust patches the process
 
 import random
 from collections.abc import Iterable, Iterator
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 
 from bench.experiments import chosen
 from bench.load.measure import measure
+from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
 from bench.rig.host import FdLimitError, raise_fd_limit
 from bench.rig.rig import OWN_CONNECTIONS, Rig, preflight
@@ -44,13 +43,14 @@ class Block:
 
 def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
     """Every replicate of every cell exactly once, blocks and cells within them in seeded order."""
-    made = []
+    made: list[Block] = []
     for plan in plans:
         for replicate in range(1, plan.replicates + 1):
             for workers in sorted({cell.workers for cell in plan.cells}):
                 cells = [cell for cell in plan.cells if cell.workers == workers]
                 number = len(made) + 1
-                made.append(Block(number, replicate, workers, tuple(_shuffled(cells, seed, number))))
+                order = tuple(_shuffled(cells, seed, number))
+                made.append(Block(number, replicate, workers, order))
     return made
 
 
@@ -91,7 +91,7 @@ def check_descriptors(blocks: list[Block]) -> int:
         return raise_fd_limit(max(map(_descriptors, cells)))
     except FdLimitError as error:
         fits = [cell.pool_size for cell in cells if _descriptors(cell) <= error.limit]
-        largest = f"the largest pool of this plan that fits is {max(fits)}" if fits else "no pool fits"
+        largest = f"the largest pool of this plan that fits is {max(fits)}" if fits else "none fits"
         raise PreflightError(f"{error} ({largest})") from error
 
 
@@ -124,14 +124,18 @@ def run(settings: Settings, store: Store, watcher: Watcher) -> None:
     """
     planned = plan(settings)
     check_descriptors(planned)
-    done = store.finished()
-    left = [(block, [c for c in block.cells if (c.id, block.number) not in done]) for block in planned]
-    watcher.starts(
-        sum(len(cells) for _, cells in left), sum(expected_s(c) for _, cells in left for c in cells)
-    )
-    for block, cells in left:
-        if cells:
-            _run_block(settings, block, cells, store, watcher)
+    tried = store.attempts()
+    left = {b: [c for c in b.cells if _wanted(tried.get((c.id, b.number), []))] for b in planned}
+    cells = [cell for todo in left.values() for cell in todo]
+    watcher.starts(len(cells), sum(map(expected_s, cells)))
+    for block, todo in left.items():
+        if todo:
+            _run_block(settings, block, todo, store, watcher)
+
+
+def _wanted(attempts: list[bool]) -> bool:
+    """A failed gate has the cell measured once more, and both are kept."""
+    return not any(attempts) and len(attempts) < ATTEMPTS
 
 
 def _run_block(
@@ -145,7 +149,8 @@ def _run_block(
         swarm = stack.enter_context(Swarm(block.workers, users, rig.server.url, log))
         for cell in cells:
             watcher.measures(cell)
-            for attempt in range(1, ATTEMPTS + 1):
+            made = len(store.attempts().get((cell.id, block.number), []))
+            for attempt in range(made + 1, ATTEMPTS + 1):
                 observation = measure(rig, swarm, cell, block.number, block.replicate, attempt)
                 store.add(observation)
                 if observation.valid:

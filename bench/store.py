@@ -118,9 +118,13 @@ class Store:
         _write(self.folder / "cells.parquet", _parquet(cells))
         self._cells, self._series = cells, series
 
-    def finished(self) -> set[tuple[str, int]]:
-        """(cell id, block) of every cell that is stored, valid or not."""
-        return {(cell, block) for cell, block, _ in _keys(self._cells)}
+    def attempts(self) -> dict[tuple[str, int], list[bool]]:
+        """Whether each attempt at a cell was valid, in order, by (cell id, block)."""
+        tried: dict[tuple[str, int], list[bool]] = {}
+        rows = self._cells.select([*KEY, "valid"]).sort_by("attempt").to_pylist()
+        for row in rows:
+            tried.setdefault((row["cell"], row["block"]), []).append(row["valid"])
+        return tried
 
     def experiments(self) -> list[str]:
         """The experiments of which cells are stored, in the order in which they were measured."""
@@ -200,7 +204,7 @@ def stored_settings(folder: Path | str) -> Settings:
 def load_cells(folder: Path | str) -> pd.DataFrame:
     """The cells of a run, for notebooks. Raises PreflightError also where none is finished yet."""
     store = Store.open(folder)
-    if not store.finished():
+    if not store.attempts():
         raise PreflightError(
             f"{folder} holds no finished cell yet: complete it with RESUME={folder}"
         )
@@ -304,7 +308,7 @@ def _joined(old: pa.Table, new: pa.Table) -> pa.Table:
 
 def _histogram_log(observation: Observation) -> bytes:
     """A log in the format of HdrHistogram's own tools, a tag for each kind of time."""
-    started_s = time.time() - observation.measured_s
+    started_s = observation.started_unix_s
     said = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started_s))
     lines = [
         "#[Histogram log format version 1.3]",

@@ -96,12 +96,6 @@ def test_steal_and_foreign_cpu_are_reported_never_gated() -> None:
     assert gates.foreign_cpu(0.03).reason == ""
 
 
-def test_a_lost_worker_fails_the_cell() -> None:
-    assert gates.workers_lost(0).passed is True
-    assert gates.workers_lost(1).reason == "1 worker lost"
-    assert gates.workers_lost(2).passed is False
-
-
 def test_a_steady_rate_is_settled_and_a_drifting_one_is_not() -> None:
     assert gates.settled([1000, 1010, 990, 1005, 995, 1000]).passed is True
     rising = gates.settled([500, 510, 505, 900, 905, 910])
@@ -162,11 +156,11 @@ def test_every_cell_names_what_bounds_it(changed: dict[str, Any], bound: str) ->
 def test_reasons_join_what_failed_and_only_that() -> None:
     told = gates.invalid_reasons(
         [
-            gates.workers_lost(1),
+            gates.little_users(0.0, 10, 0.01),
             gates.steal(0.5),
-            gates.workers_lost(0),
+            gates.little_users(10.0, 10, 0.01),
             Gate("a", 1, 0, False, "b"),
         ]
     )
-    assert told == "workers_lost: 1 worker lost; a: b"
+    assert told == "little_users: -100.0% of the users' time is unaccounted for; a: b"
     assert gates.invalid_reasons([gates.steal(0.5)]) == ""

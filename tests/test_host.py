@@ -67,11 +67,18 @@ RUNNERS = {
 }
 
 
+def is_sleeping(pid: int) -> bool:
+    """Past the guard: it is the command itself."""
+    return Path(f"/proc/{pid}/comm").read_text().strip() == "sleep"
+
+
+@pytest.mark.parametrize("settled", [True, False])
 @pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS.keys())
-def test_a_child_dies_with_a_killed_runner(runner: str) -> None:
+def test_a_child_dies_with_a_killed_runner(runner: str, settled: bool) -> None:
     process = python(runner)
     child = int(first_line(process))
-    assert alive(child)
+    if settled:
+        assert eventually(lambda: is_sleeping(child))
     reap(process)
     assert eventually(lambda: not alive(child))
 
@@ -101,6 +108,7 @@ def test_the_watcher_of_a_child_leaves_with_it() -> None:
     )
     process = python(code)
     watcher = int(first_line(process))
+    assert {os.readlink(f"/proc/{watcher}/fd/{stream}") for stream in range(3)} == {os.devnull}
     assert first_line(process) == "output ended"
     assert eventually(lambda: not alive(watcher))
     reap(process)
@@ -210,7 +218,8 @@ def test_a_companion_serves_any_kind_of_runner_and_dies_with_it(patch: str) -> N
     code = patch + (
         "import os, time; from bench.rig.host import Companion\n"
         "os.chdir('/')\n"
-        "it = Companion('bench.rig.hiccup'); it.ask('mark'); print(it.pid, flush=True)\n"
+        "it = Companion('bench.rig.hiccup'); it.ask('mark'); time.sleep(0.2); it.ask('mark')\n"
+        "print(it.pid, flush=True)\n"
         "time.sleep(60)"
     )
     process = python(code)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -257,6 +258,50 @@ def test_a_reader_that_stops_holds_the_writer_and_nobody_else(
         assert len(read_all(served)) == sent
         served.close()
         assert client.recv(64) == b""
+
+
+def test_the_end_waits_behind_what_a_slow_reader_has_not_taken(
+    open_link: Opener, target: socket.socket
+) -> None:
+    answer = bytes(BACKLOG_LIMIT_BYTES - 1)
+    link = open_link(target.getsockname())
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(10)
+        client.connect(link.route(0.0))
+        served, _ = target.accept()
+        with served:
+            served.sendall(answer)
+        assert eventually(lambda: link.stats().bytes_to_client == len(answer))
+        assert read_all(client) == answer
+
+
+@pytest.mark.parametrize("open_link", ["epoll"], indirect=True)
+def test_a_reset_after_an_end_leaves_nothing(open_link: Opener, target: socket.socket) -> None:
+    """Selectors do not tell of it: there the connection stays until the server leaves too."""
+    link = open_link(target.getsockname())
+    link.route(0.001)
+    fds = link.stats().fds
+    client, served = pair(link, target, 0.001)
+    with client, served:
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(served) == b""
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        client.close()
+        assert eventually(lambda: empty(link, fds))
+
+
+def test_closed_connections_cost_no_memory(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    sizes = []
+    for count in (300, 1_500):
+        for _ in range(count):
+            client, served = pair(link, target)
+            client.close()
+            served.close()
+        assert eventually(lambda: link.stats().connections == 0)
+        sizes.append(psutil.Process(link.pid).memory_info().rss)
+    assert sizes[1] - sizes[0] < 1 << 20
 
 
 def test_bytes_and_chunks_are_counted_per_connection_and_in_all(

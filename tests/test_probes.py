@@ -151,19 +151,23 @@ def test_foreign_cpu_is_what_none_of_ours_did(
     assert (ours_share > 0.8 * burnt_share) == known
 
 
-def test_a_crowded_core_shows_as_waiting(redis_server: Server, workers: list[Worker]) -> None:
+def test_a_crowded_core_shows_as_waiting(redis_server: Server) -> None:
+    """One of four on a core runs a quarter of the time and waits for the rest."""
+    crowd = [Worker() for _ in range(4)]
     core = min(os.sched_getaffinity(0))
-    for worker in workers:
+    for worker in crowd:
         os.sched_setaffinity(worker.pid, {core})
-    watch = Probes(redis_server, None, pids(workers))
+    watch = Probes(redis_server, None, [crowd[-1].pid])
     watch.start_window()
-    for worker in workers:
-        worker.burn(0.3)
-    for worker in workers:
-        worker.wait()
+    for worker in crowd:
+        worker.burn(0.2)
+    crowd[-1].wait()
     seen = watch.end_window()
+    for worker in crowd:
+        host.end(worker.process)
     assert seen.worker_runqueue_share is not None
-    assert seen.worker_runqueue_share > 0.2
+    waited_s = seen.worker_runqueue_share * seen.measured_s
+    assert waited_s > 1.5 * seen.client_cpu.total_s
     assert seen.link_runqueue_share == 0
 
 

@@ -56,6 +56,7 @@ def observation(pool_size: int = 5, **changed: Any) -> Observation:
         "cell": Cell("pool_sweep", pool_size, 10, workload=Workload(keys=7)),
         "block": 1,
         "attempt": 1,
+        "started_unix_s": 1_750_000_000.0,
         "bound_by": "pool",
         "gates": (little_pool(4.9, held_mean=4.9), steal(0.002)),
         "series": [
@@ -155,7 +156,7 @@ def test_both_attempts_of_an_invalid_cell_are_kept(store: Store) -> None:
     store.add(observation(valid=False, invalid_reasons="workers_lost: 1 worker lost"))
     store.add(observation(attempt=2))
     assert list(store.cells()["valid"]) == [False, True]
-    assert store.finished() == {(observation().cell.id, 1)}
+    assert set(store.attempts()) == {(observation().cell.id, 1)}
     with pytest.raises(ValueError, match="already holds pool 5"):
         store.add(observation(attempt=2))
 
@@ -261,7 +262,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     store.add(observation(5))
     store.finish("interrupted")
     again = Store.resume(store.folder, settings)
-    assert again.finished() == {(observation(5).cell.id, 1)}
+    assert set(again.attempts()) == {(observation(5).cell.id, 1)}
     again.add(observation(10))
     again.finish("complete")
     assert list(load_cells(store.folder)["pool_size"]) == [5, 10]
@@ -280,7 +281,7 @@ def test_a_run_of_other_settings_is_not_resumed(tmp_path: Path) -> None:
 def test_one_process_at_a_time_adds_to_a_run(store: Store) -> None:
     with pytest.raises(PreflightError, match="being written by another run"):
         Store.resume(store.folder)
-    assert Store.open(store.folder).finished() == set()  # reading is free
+    assert set(Store.open(store.folder).attempts()) == set()  # reading is free
     store.close()
     Store.resume(store.folder).close()
 
@@ -421,9 +422,9 @@ def test_a_full_disk_keeps_the_cells_before_it(store: Store) -> None:
         store.add(observation(10))
     assert str(store.folder) in str(told.value)
     assert not list(store.folder.rglob(".*.partial"))
-    assert Store.open(store.folder).finished() == {(observation(5).cell.id, 1)}
+    assert set(Store.open(store.folder).attempts()) == {(observation(5).cell.id, 1)}
     store.add(observation(10))
-    assert len(Store.open(store.folder).finished()) == 2
+    assert len(set(Store.open(store.folder).attempts())) == 2
 
 
 def test_a_new_run_does_not_settle_in_a_folder_in_use(store: Store) -> None:

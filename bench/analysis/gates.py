@@ -96,26 +96,18 @@ def foreign_operations(own: int, server: int | None) -> Gate:
         reason = "the server's command counts are unknown"
         return Gate("foreign_operations", None, FOREIGN_OPERATIONS, None, reason)
     figure = max(server - own, 0) / server if server else 0.0
-    reason = f"{figure:.1%} foreign operations: no verdict on server CPU"
-    return _reported("foreign_operations", figure, FOREIGN_OPERATIONS, reason)
+    what = "foreign operations: no verdict on server CPU"
+    return _reported("foreign_operations", figure, FOREIGN_OPERATIONS, what)
 
 
-def steal(share: float) -> Gate:
+def steal(share: float | None) -> Gate:
     """Time the hypervisor took, as a share of the machine's: reported, not gated."""
-    return _reported("steal", share, STEAL, f"{share:.1%} of the machine was stolen")
+    return _reported("steal", share, STEAL, "of the machine was stolen")
 
 
-def foreign_cpu(share: float) -> Gate:
+def foreign_cpu(share: float | None) -> Gate:
     """CPU of processes that are not part of the rig, as a share of the machine's: reported."""
-    return _reported(
-        "foreign_cpu", share, FOREIGN_CPU, f"{share:.1%} of the machine went elsewhere"
-    )
-
-
-def workers_lost(lost: int) -> Gate:
-    """No worker may be lost in a cell: Locust restarts the users elsewhere by itself."""
-    reason = f"{lost} worker{'' if lost == 1 else 's'} lost" if lost else ""
-    return Gate("workers_lost", float(lost), 0.0, lost == 0, reason)
+    return _reported("foreign_cpu", share, FOREIGN_CPU, "of the machine went elsewhere")
 
 
 def settled(rates: Sequence[float]) -> Gate:
@@ -180,5 +172,8 @@ def _within(name: str, figure: float, limit: float, what: str) -> Gate:
     return Gate(name, figure, limit, passed, "" if passed else f"{figure:+.1%} {what}")
 
 
-def _reported(name: str, share: float, limit: float, reason: str) -> Gate:
-    return Gate(name, share, limit, None, reason if share > limit else "")
+def _reported(name: str, share: float | None, limit: float, what: str) -> Gate:
+    """A figure that is shown, not gated; None where the system does not tell."""
+    if share is None:
+        return Gate(name, None, limit, None, "not known on this system")
+    return Gate(name, share, limit, None, f"{share:.1%} {what}" if share > limit else "")

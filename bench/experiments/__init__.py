@@ -1,4 +1,4 @@
-"""One file per experiment, found by folder; each offers QUESTION, `plan`, `tables` and `figures`."""
+"""One file per experiment, found by folder; offering QUESTION, `plan`, `tables`, `figures`."""
 
 from __future__ import annotations
 

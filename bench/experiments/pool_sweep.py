@@ -13,7 +13,7 @@ from itertools import product
 
 import pandas as pd
 
-from bench.model import Cell, Order, Plan, Profile, Workload
+from bench.model import Cell, Opening, Order, Plan, Profile, Workload
 
 NAME = "pool_sweep"
 QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
@@ -30,31 +30,32 @@ SAME_USERS, SAME_RTT_S = 100, 0.010  # latency against pool size: one load on ev
 BINDING_UP_TO = {0.001: 20, 0.010: 200, 0.050: 2000}
 
 CARRIED_QPS = 15_000.0  # what a two-core rig carries through the link, on a slow day
+SHORTEST_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.45, "full": 2.0}
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 
 
 def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
-    """The cells of `profile`, without repeats. Pool sizes are per worker, users over all."""
+    """The cells of `profile`, without repeats. The grid is per worker; users add up over all."""
     build = {"smoke": _smoke, "standard": _standard, "full": _full}[profile]
     cells = dict.fromkeys(
         Cell(
             experiment=NAME,
             pool_size=pool,
-            concurrency=users,
+            concurrency=users * workers,
             rtt_s=rtt,
             opening=opening,
             order=order,
             workers=workers,
             workload=workload,
-            **_lengths(profile, pool, users, rtt),
+            warmup_s=round(max(0.1, 1.2 * turn_s(pool, users, rtt, workers)), 3),
+            measure_s=round(max(SHORTEST_S[profile], 5.2 * turn_s(pool, users, rtt, workers)), 3),
         )
         for pool, users, rtt, opening, order in build()
-        if users >= workers
     )
     return Plan(tuple(cells), REPLICATES[profile])
 
 
-Point = tuple[int, int, float, str, Order]
+Point = tuple[int, int, float, Opening, Order]
 
 
 def _smoke() -> Iterator[Point]:
@@ -110,15 +111,13 @@ def _cost(pools: tuple[int, ...]) -> Iterator[Point]:
     yield from ((pool, COST_USERS, 0.0, "prefilled", "lifo") for pool in pools)
 
 
-def _lengths(profile: Profile, pool: int, users: int, rtt: float) -> dict[str, float]:
-    """Warm-up and window: the window holds at least five turns of every user (rule 7), and a turn
-    takes as long as the pool, or failing that the rig, needs to serve all users once."""
-    turn_s = max(rtt, rtt * users / pool, users / CARRIED_QPS if rtt else 0.0)
-    shortest = {"smoke": 0.4, "standard": 0.45, "full": 2.0}[profile]
-    return {
-        "warmup_s": round(max(0.1, 1.2 * turn_s), 3),
-        "measure_s": round(max(shortest, 5.2 * turn_s), 3),
-    }
+def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
+    """How long the pool, or failing that the rig, needs to serve every user once, in seconds.
+
+    The window holds at least five turns (rule 7), and the warm-up one.
+    """
+    carried = users * workers / CARRIED_QPS if rtt else 0.0
+    return max(rtt, rtt * users / pool, carried)
 
 
 def tables(cells: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The worker's side of a cell: Locust spawns the users once per block, the master says what they do.
+"""The worker's side: Locust spawns the users once per block, the master says what they do.
 
 Messages, each answered once with the tag it came with (a dict; bytes pass as they are):
 `prepare` opens the pool, `go` runs the cell and answers with its share of the figures.
@@ -21,10 +21,10 @@ from locust import User, events, task
 from bench.load.clients import open_pool
 from bench.load.pool import Pool, PoolStats
 from bench.load.users import Job
+from bench.load.worker import URL_VARIABLE
 from bench.model import BenchError, Cell
 from bench.rig.host import raise_fd_limit
 
-URL_VARIABLE = "BENCH_REDIS_URL"
 DRAIN_TIMEOUT_S = 15.0
 OWN_FDS = 100  # sockets to the master, log files, libraries
 
@@ -65,7 +65,9 @@ class Agent:
             result = {"error": str(error) if known else traceback.format_exc()}
         self._runner.send_message("bench.answer", {"tag": tag, **result})
 
-    def prepare(self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int) -> Any:
+    def prepare(
+        self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int
+    ) -> dict[str, Any]:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
         the users. Blocks until prefilled."""
         began = clock()
@@ -95,7 +97,7 @@ class Agent:
         return {}
 
     def go(self) -> dict[str, Any]:
-        """Run the prepared cell: users enter, warm up, are measured, and drain. Blocks throughout."""
+        """Run the prepared cell: enter, warm up, measure, drain. Blocks throughout."""
         cell, pool = self._cell, self._pool
         assert cell is not None
         assert pool is not None
@@ -118,7 +120,7 @@ class Agent:
         return _share_of(job, opening, closing)
 
     def _enter(self, job: Job, spread_s: float) -> None:
-        """Let users in evenly over one round trip, or they would march in step for the whole cell."""
+        """Let users in evenly over one round trip, or they would march in step for good."""
         began = clock()
         for number, user in enumerate(self.users[: self._share]):
             early = began + spread_s * number / self._share - clock()

@@ -66,7 +66,7 @@ class LeanConnection(Connection):
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         super().on_connect_check_health(check_health)
-        raw = self._sock._sock  # the native socket below gevent's wrapper
+        raw: Any = self._sock._sock  # type: ignore[attr-defined]  # the native socket below gevent's wrapper
         reader = hiredis.Reader()
         self._send, self._recv = raw.send, raw.recv
         self._feed, self._gets = reader.feed, reader.gets
@@ -79,7 +79,7 @@ class LeanConnection(Connection):
             self._readable.stop()
             self._readable.close()
             self._readable = None
-        super().disconnect(*args, **kwargs)
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def exchange(self, packed: bytes) -> Any:
         """Send one packed command and return its reply (a ReplyError is returned, not raised).
@@ -111,7 +111,7 @@ class LeanConnection(Connection):
             raise
 
     def _send_rest(self, packed: bytes, sent: int) -> None:
-        writable = get_hub().loop.io(self._sock.fileno(), 2)
+        writable = get_hub().loop.io(self._sock.fileno(), 2)  # type: ignore[attr-defined]
         try:
             while sent < len(packed):
                 writable.start(getcurrent().switch)
@@ -127,7 +127,7 @@ class LeanTLSConnection(SSLConnection):
     """TLS takes redis-py's own path: the records have to pass through its socket wrapper."""
 
     def exchange(self, packed: bytes) -> Any:
-        self.send_packed_command(packed, check_health=False)
+        self.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
         return self.read_response()
 
 
@@ -152,7 +152,7 @@ class LeanSession:
 
 
 class _Stamped:
-    """A pool as one user's `Redis` sees it, noting when its connection was borrowed and returned."""
+    """A pool as one user's `Redis` sees it, noting when a connection was lent and returned."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -176,7 +176,8 @@ class RedisPySession:
 
     def __init__(self, pool: Pool) -> None:
         self._stamps = _Stamped(pool)
-        self._execute = Redis(connection_pool=self._stamps).execute_command  # type: ignore[arg-type]
+        client: Any = Redis(connection_pool=self._stamps)  # type: ignore[arg-type]
+        self._execute = client.execute_command
 
     def call(self, command: Command) -> tuple[float, float]:
         self._execute(*command)

@@ -12,7 +12,7 @@ from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.load.recorder import KINDS, merge
 from bench.load.swarm import Swarm
-from bench.model import Cell, Gate, Observation
+from bench.model import Cell, Gate, Observation, Percentiles
 from bench.rig.probes import Readings, calls_between
 from bench.rig.rig import Rig
 
@@ -26,7 +26,7 @@ def measure(
 
     Raises ApparatusLost when a process of the rig dies, BenchError when a worker reports a failure.
     """
-    began = clock()
+    began, started_unix_s = clock(), time.time()
     rig.check()
     swarm.prepare(cell, rig.address(cell.rtt_s), seed=block)
     before = rig.server.snapshot()
@@ -40,6 +40,7 @@ def measure(
         block=block,
         replicate=replicate,
         attempt=attempt,
+        started_unix_s=started_unix_s,
         hiccup_max_s=rig.hiccups.max_s,
         outside_s=clock() - began - cell.measure_s,
     )
@@ -81,6 +82,11 @@ class Merged:
         requests = self.sum("requests")
         return sum(share["sums_s"][kind] for share in self.shares) / requests if requests else 0.0
 
+    def percentiles(self, kind: str) -> Percentiles:
+        """In seconds; None where the window held too few requests to say."""
+        strays = sum(share["out_of_range"][kind] for share in self.shares)
+        return summarise(self.histograms[kind], strays)
+
     def mean_count(self, area: str) -> float:
         """How many requests were out (`out_s`), or held a connection (`held_s`), on average."""
         return float(sum(share[area] / share["window_s"] for share in self.shares))
@@ -108,16 +114,15 @@ class Findings:
         total, read = self._total, self._readings
         checks = tuple(self._gates())
         reasons = gates.invalid_reasons(checks)
-        strays = total.sum("out_of_range")
         served = sum(total.operations.values())
         return Observation(
             cell=self._cell,
             qps=total.qps,
             in_flight_mean=total.in_use_mean,
             in_flight_peak=total.sum("in_use_peak"),
-            latency=summarise(total.histograms["latency"], strays),
-            acquire=summarise(total.histograms["acquire"], strays),
-            command=summarise(total.histograms["command"], strays),
+            latency=total.percentiles("latency"),
+            acquire=total.percentiles("acquire"),
+            command=total.percentiles("command"),
             latency_mean_s=total.mean_s("latency"),
             acquire_mean_s=total.mean_s("acquire"),
             command_mean_s=total.mean_s("command"),
@@ -155,8 +160,8 @@ class Findings:
             **placed,
         )
 
-    def _cpu(self) -> dict[str, float | None]:
-        """Seconds of the window, and microseconds per operation by each part's own count of both."""
+    def _cpu(self) -> dict[str, Any]:
+        """Seconds of the window, and microseconds per operation by each part's own counts."""
         total, read = self._total, self._readings
         user_s, system_s = total.sum("user_s"), total.sum("system_s")
         counted = sum(read.server_calls.get(name, 0) for name in COMMANDS)
@@ -203,8 +208,8 @@ class Findings:
         yield gates.foreign_operations(
             sum(total.operations.values()), sum(self._calls.values())
         )
-        yield gates.steal(read.steal_share or 0.0)
-        yield gates.foreign_cpu(read.foreign_share or 0.0)
+        yield gates.steal(read.steal_share)
+        yield gates.foreign_cpu(read.foreign_share)
         yield gates.settled([row["requests"] / row["length_s"] for row in self._intervals()])
 
     def _intervals(self) -> list[dict[str, Any]]:

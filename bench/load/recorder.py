@@ -78,14 +78,15 @@ class Recorder:
     def window(self, start: float, end: float) -> dict[str, Any]:
         """What happened to the requests done in [start, end): counts, sums, encoded histograms,
         and a row per interval. `out_s` and `held_s` are the seconds for which requests were out,
-        and held a connection, within the window: cut off at its edges. Times are this process's perf_counter."""
+        and held a connection, within the window: cut off at its edges. Times are this process's
+        perf_counter."""
         rows = self._rows()
         sent, acquired, done = rows[(rows[:, 2] >= start) & (rows[:, 2] < end)].T
         spans = {"latency": done - sent, "acquire": acquired - sent, "command": done - acquired}
-        encoded, strays = {}, 0
+        encoded, strays = {}, {}
         for kind, values in spans.items():
             histogram = new_histogram()
-            strays += add_seconds(histogram, values)
+            strays[kind] = add_seconds(histogram, values)
             encoded[kind] = histogram.encode()
         return {
             "requests": int(done.size),
@@ -116,12 +117,14 @@ class Recorder:
 
 
 def _inside(begun: Floats, ended: Floats, start: float, end: float) -> float:
-    """Seconds of the spans [begun, ended] that lie within [start, end): the area under their count."""
+    """Seconds of the spans [begun, ended] within [start, end): the area under their count."""
     overlap = np.minimum(ended, end) - np.maximum(begun, start)
     return float(overlap[overlap > 0].sum())
 
 
-def _series(start: float, end: float, done: Floats, spans: dict[str, Floats]) -> list[dict[str, Any]]:
+def _series(
+    start: float, end: float, done: Floats, spans: dict[str, Floats]
+) -> list[dict[str, Any]]:
     edges = np.append(np.arange(start, end - INTERVAL_S / 2, INTERVAL_S), end)
     slot = np.searchsorted(edges, done, side="right") - 1
     rows = []

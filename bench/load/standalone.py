@@ -43,7 +43,8 @@ class StandaloneTest:
         options = environment.parsed_options
         self._stats: RequestStats = environment.stats
         self.numbers = iter(range(1_000_000_000))
-        self.pool: Pool = open_pool(_cell(options), os.environ.get("REDIS_URL") or DEFAULT_URL, None)
+        url = os.environ.get("REDIS_URL") or DEFAULT_URL
+        self.pool: Pool = open_pool(_cell(options), url, None)
         if options.opening == "prefilled":
             self.pool.prefill()
         self.job = Job(_cell(options), self.pool, users=0, seed=options.seed)
@@ -86,7 +87,7 @@ def _log(stats: RequestStats, name: str, milliseconds: Floats) -> None:
     """Add many response times at once. Keys keep three digits: Locust's own rounding to whole
     milliseconds would show most of a Redis as 0."""
     values, counts = np.unique(_three_digits(milliseconds), return_counts=True)
-    entry = StatsEntry(stats, name, METHOD)
+    entry: Any = StatsEntry(stats, name, METHOD)  # its own types say int
     entry.num_requests = int(milliseconds.size)
     entry.total_response_time = float(milliseconds.sum())
     entry.min_response_time = float(milliseconds.min())

@@ -8,16 +8,11 @@ and `LoadTestShape` ticks in whole seconds. Import this module before anything t
 
 from __future__ import annotations
 
-import locust  # noqa: I001  first: it patches the process
-
 import dataclasses
 import itertools
 import logging
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from time import perf_counter as clock
 from typing import IO, Any
 
@@ -26,12 +21,11 @@ from gevent.event import AsyncResult
 from locust.env import Environment
 from locust.runners import MasterRunner
 
-import bench.load.locustfile
-from bench.load.agent import DRAIN_TIMEOUT_S, URL_VARIABLE, VirtualUser
+from bench.load.agent import DRAIN_TIMEOUT_S, VirtualUser
+from bench.load.worker import worker_command, worker_environment
 from bench.model import ApparatusLost, BenchError, Cell
 from bench.rig.host import end, spawn
 
-LOCUSTFILE = bench.load.locustfile.__file__
 HELLO_TIMEOUT_S = 30.0
 PREPARE_TIMEOUT_S = 60.0
 POLL_S = 0.005
@@ -128,12 +122,8 @@ class Swarm:
 
     def _start_workers(self) -> None:
         port = self._runner.server.port
-        command = [
-            sys.executable, "-m", "locust", "--worker", "-f", LOCUSTFILE,
-            "--master-host", "127.0.0.1", "--master-port", str(port),
-            "--loglevel", "WARNING",
-        ]  # fmt: skip
-        environment = {**os.environ, URL_VARIABLE: self._url}
+        command = worker_command("127.0.0.1", port)
+        environment = worker_environment(self._url)
         for _ in range(self._count):
             self._processes.append(
                 spawn(command, env=environment, stdout=self._log, stderr=self._log)
@@ -172,7 +162,7 @@ class Swarm:
             if clock() > deadline:
                 raise ApparatusLost(f"a worker did not answer “{tag}” in time; see the worker log")
         del self._answers[tag]
-        result = answer.get()
+        result: dict[str, Any] = answer.get()
         if "error" in result:
             raise BenchError(f"a worker failed: {result['error']}")
         return result

@@ -1,4 +1,4 @@
-"""The closed loop: a virtual user sends its next request after the last reply, without think time."""
+"""The closed loop: a user sends its next request after the last reply, without think time."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ LINE_EVERY_S = 10.0
 
 
 class Display:
-    """A context manager; `starts`, `measures` and `has` are the runner's calls. Writes to stderr."""
+    """A context manager; `starts`, `measures`, `has` are the runner's calls. Writes to stderr."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._console = Console(stderr=True, quiet=quiet)
@@ -58,8 +58,8 @@ class Display:
         self._last = f"{observation.qps:,.0f}/s ({observation.bound_by}){mark} · "
         if self._task is not None:
             self._progress.update(self._task, advance=1, left=left)
-        self._line(f"{self._done:.0f}/{self._total} {observation.cell.label}: "
-                   f"{observation.qps:,.0f}/s, bound by {observation.bound_by}{mark}; {left}")  # fmt: skip
+        found = f"{observation.qps:,.0f}/s, bound by {observation.bound_by}{mark}"
+        self._line(f"{self._done:.0f}/{self._total} {observation.cell.label}: {found}; {left}")
 
     def _line(self, text: str, *, force: bool = False) -> None:
         due = clock() - self._said > LINE_EVERY_S

@@ -53,8 +53,10 @@ def _table(title: str, records: list[dict[str, Any]]) -> Table:
 def show_calibration(result: dict[str, Any], output: Path) -> None:
     """Print the certificate: what was measured, what should be reached, whether it was."""
     table = Table(title="Calibration", title_justify="left")
-    for name, justify in (("what", "left"), ("measured", "right"), ("reach", "right"), ("", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("what")
+    table.add_column("measured", justify="right")
+    table.add_column("reach", justify="right")
+    table.add_column("")
     for row in result["rows"]:
         value = "–" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
         mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]

@@ -178,7 +178,6 @@ class Companion:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(timeout_s)
-        os.set_blocking(theirs.fileno(), True)  # gevent's sockets are not, and the child reads it
         command = [sys.executable, "-m", module, *args]
         with theirs:
             self._process = spawn(
@@ -302,7 +301,12 @@ def _cpu_model() -> str | None:
 
 def _network_limits() -> dict[str, str]:
     """The kernel's settings that shape many connections; empty elsewhere than on Linux."""
-    names = ("core/somaxconn", "ipv4/tcp_max_syn_backlog", "ipv4/ip_local_port_range")
+    names = (
+        "core/somaxconn",
+        "ipv4/tcp_max_syn_backlog",
+        "ipv4/ip_local_port_range",
+        "ipv4/tcp_congestion_control",
+    )
     paths = {name: Path("/proc/sys/net", name) for name in names}
     return {name: path.read_text().strip() for name, path in paths.items() if path.exists()}
 

@@ -3,6 +3,11 @@
 One thread, one epoll, edge-triggered, so that a chunk costs one receive, one send and no epoll_ctl.
 The delay of a route is fixed, hence chunks fall due in the order they came: a deque, not a heap.
 Commands come as JSON lines on standard input; its end is the end of the relay.
+
+Where its time goes (perf, 200 connections, 1 ms): of 15-22 µs a request 4-7 are Python's, the rest
+is the kernel's, for two receives and two sends, whose loopback delivery and wake-ups run on the
+sender's account. A turn of the loop serves about 20 events, so the two calls that find them hardly
+count. Tried without gain: another congestion control than the system's BBR.
 """
 
 from __future__ import annotations
@@ -116,7 +121,10 @@ class EpollPoller:
 
 
 class SelectorPoller:
-    """Where there is no epoll; level-triggered."""
+    """Where there is no epoll; level-triggered.
+
+    It hides the error bit: a reset that follows a FIN shows only when the other side writes.
+    """
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()

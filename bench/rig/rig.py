@@ -1,4 +1,4 @@
-"""Opens one block's worth of apparatus: server, link, hiccup meter; and closes it whatever happens."""
+"""Opens one block's worth of apparatus (server, link, hiccup meter) and always closes it."""
 
 from __future__ import annotations
 

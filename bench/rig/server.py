@@ -423,7 +423,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _settings(url: str) -> dict[str, Any]:
-    return dict(parse_url(url))  # type: ignore[no-untyped-call]
+    return dict(parse_url(url))
 
 
 def _info(client: redis.Redis, sections: tuple[str, ...]) -> dict[str, Any]:
