@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 
+from bench.analysis.replicates import APPARATUS
+
 Unit = Literal["s", "/s", "bytes", "count", "share"]
 
-APPARATUS = frozenset({"generator", "link", "server", "machine"})
 DPI = 170
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
 INVALID = "#b3261e"
@@ -363,6 +364,20 @@ def linear_axis(axis: Axis, unit: Unit, label: str) -> None:
     low, high = axis.get_view_interval()
     _set_limits(axis, min(low, 0.0), high)
     _name(axis, unit, label)
+
+
+def deviation_axis(axis: Axis, limit: float, label: str) -> None:
+    """A signed share around zero: linear within twice the limit, logarithmic beyond, so that a
+    failure of 60 % and a deviation of 0.1 % are both seen."""
+    set_scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
+    set_scale("symlog", linthresh=2 * limit, linscale=2)
+    low, high = axis.get_view_interval()
+    _set_limits(axis, min(low, -2 * limit), max(high, 2 * limit))
+    outside = (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0)
+    ticks = [-limit, -limit / 2, 0.0, limit / 2, limit]
+    axis.set_ticks(sorted([*ticks, *(t for t in outside if abs(t) > 2 * limit)]))
+    axis.set_minor_locator(NullLocator())
+    _name(axis, "share", label)
 
 
 def _name(axis: Axis, unit: Unit, label: str) -> None:

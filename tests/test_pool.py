@@ -364,6 +364,20 @@ def test_waiters_are_served_first_come_first_served(pool_of):
     assert pool.stats().pending_requests == 0
 
 
+def test_room_goes_to_the_first_in_line_too(pool_of):
+    pool = pool_of(1)
+    connection = pool.get_connection()
+    for first, *later in _tails(line_up(pool, 4)):
+        connection.disconnect()
+        pool.release(connection)
+        connection = first.result(PATIENCE_S)
+        assert not any(each.done() for each in later)
+
+
+def _tails(items: list[Any]) -> list[list[Any]]:
+    return [items[start:] for start in range(len(items))]
+
+
 def test_a_returned_connection_goes_straight_to_the_first_in_line(pool_of):
     pool = pool_of(1, test_on_borrow="none")
     connection = pool.get_connection()
@@ -708,7 +722,11 @@ def test_a_connection_that_reconnected_in_use_is_still_watched(pool_of, admin):
     pool.release(connection)
     pool.get_connection()
     connection.disconnect()
-    connection.connect()
+    with socket.socket():  # takes the old descriptor's number
+        connection.connect()
+        pool.release(connection)
+        assert pool.get_connection() is connection
+        assert pool.stats().closed == {}
     kill(admin, connection)
     pool.release(connection)
     assert ask(pool.get_connection(), "PING") == b"PONG"
@@ -806,6 +824,15 @@ def test_the_housekeeper_ends_at_close_and_starts_again(pool_of, admin):
     pool.release(pool.get_connection())
     until(lambda: pool.stats().count_idle == 2)
     assert housekeepers(pool.name) == 1
+
+
+def test_a_round_of_housekeeping_that_comes_after_close_opens_nothing(pool_of):
+    pool = pool_of(2, min_idle=2)
+    pool.prefill()
+    keeper = pool._housekeeper
+    pool.close()
+    pool._tidy(keeper)
+    assert pool.stats().count_idle == 0
 
 
 def test_the_housekeeper_does_not_keep_the_pool_alive(redis_server):

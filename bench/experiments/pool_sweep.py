@@ -120,18 +120,557 @@ def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
     return max(rtt, rtt * users / pool, carried)
 
 
+# What a sentence may rest on
+
+REPLICATES_NEEDED = 3
+SAME = 1.10  # a ratio whose interval keeps within this factor is no difference
+OWN_SIZE = 1.25  # a knee whose interval keeps within this factor of the pool's size is at its size
+KEY = ["rtt_s", "pool_size", "opening", "order", "concurrency"]
+
+
+def findings(cells: pd.DataFrame) -> dict[str, str]:
+    """What the data say, a sentence for each figure: its title."""
+    last = last_attempts(cells)
+    return {
+        "concurrency_qps": _knee_finding(last),
+        "latency_pool_size": _latency_finding(last),
+        "cost_pool_size": _cost_finding(last),
+        "little_audit": _little_finding(last),
+    }
+
+
+def _pooled(cells: pd.DataFrame) -> pd.DataFrame:
+    """The sweep proper, with the connections of all workers together."""
+    chosen = cells[(cells["opening"] == "prefilled") & (cells["order"] == "lifo")]
+    return chosen.assign(connections=chosen["pool_size"] * chosen["workers"])
+
+
+def _replicates(cells: pd.DataFrame) -> int:
+    return int(cells["block"].nunique())
+
+
+def _why_undecided(cells: pd.DataFrame) -> str:
+    """Why these cells support no claim."""
+    valid = cells[cells["valid"]]
+    if valid.empty:
+        return f"none of {len(cells)} cells is valid" if len(cells) else "no such cell was measured"
+    if (replicates := _replicates(valid)) < REPLICATES_NEEDED:
+        return f"{_count(replicates, 'replicate')}, {REPLICATES_NEEDED} needed"
+    bound = valid[valid["bound_by"].isin(APPARATUS)]
+    if bound.empty:
+        return "the intervals are too wide"
+    return f"the rig bounds {len(bound)} of {len(valid)} cells, most often: {limit_of(bound)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _times(estimate: Estimate) -> str:
+    return f"× {estimate.value:.3g} (95 % interval {estimate.low:.3g}–{estimate.high:.3g})"
+
+
+def _known(estimate: Estimate) -> bool:
+    return estimate.n >= REPLICATES_NEEDED and not math.isnan(estimate.low)
+
+
+# Where each curve flattens
+
+
+class Curve(NamedTuple):
+    """One pool at one round trip; `knee` is in multiples of the connections, NaN where none."""
+
+    rtt_s: float
+    pool_size: int
+    knee: Estimate
+    verdict: Literal["own size", "elsewhere", "undecided"]
+    method: str
+
+
+def curves(cells: pd.DataFrame) -> list[Curve]:
+    """Every pool that had more users than connections, and where its rate stops rising.
+
+    The knee is the hinge (rule 9) through the pool's own cells and, up to its size, those of all
+    pools that do not bind there. Where these are too few levels, it is where the pool's rate would
+    meet the one that pools which do not bind reached with the same users.
+    """
+    sweep = _pooled(last_attempts(cells))
+    sweep = sweep[sweep["rtt_s"] > 0]
+    full = sweep[sweep["concurrency"] > sweep["connections"]]
+    known = evidence(sweep)
+    return [
+        _curve(known[known["rtt_s"] == rtt], rtt, pool)
+        for rtt, pool in sorted(set(zip(full["rtt_s"], full["pool_size"], strict=True)))
+    ]
+
+
+def _curve(known: pd.DataFrame, rtt: float, pool: int) -> Curve:
+    free = known[known["concurrency"] <= known["connections"]]
+    own = known[(known["pool_size"] == pool) & (known["concurrency"] > known["connections"])]
+    if _replicates(own) < REPLICATES_NEEDED:
+        nothing = Estimate(math.nan, math.nan, math.nan, "pool sizes", 0)
+        return Curve(rtt, pool, nothing, "undecided", _why_undecided(own))
+    connections = int(own["connections"].iloc[0])
+    rising = free[free["concurrency"] <= connections]
+    line = pd.concat([rising, own])
+    knee, method = _met(own, free), "same users, pool not binding"
+    if line["concurrency"].nunique() >= 4:
+        knee, method = fit_hinge(line["concurrency"], line["qps"]).knee, "hinge"
+    relative = Estimate(*(v / connections for v in (knee.value, knee.low, knee.high)),
+                        "pool sizes", knee.n, knee.warnings)  # fmt: skip
+    return Curve(rtt, pool, relative, _place(relative), method)
+
+
+def _met(own: pd.DataFrame, free: pd.DataFrame) -> Estimate:
+    """The users at which a rate that rises as the free one did would meet the pool's."""
+    users = own["concurrency"].min()
+    at = [cells[cells["concurrency"] == users] for cells in (own, free)]
+    ratio = paired_ratio(*at, "qps")
+    value, low, high = (users * part for part in (ratio.value, ratio.low, ratio.high))
+    return Estimate(value, low, high, "users", ratio.n, ratio.warnings)
+
+
+def _place(knee: Estimate) -> Literal["own size", "elsewhere", "undecided"]:
+    if knee.low > OWN_SIZE or knee.high < 1 / OWN_SIZE:
+        return "elsewhere"
+    if 1 / OWN_SIZE <= knee.low and knee.high <= OWN_SIZE:
+        return "own size"
+    return "undecided"
+
+
+def _knee_finding(cells: pd.DataFrame) -> str:
+    found = curves(cells)
+    own = [curve for curve in found if curve.verdict == "own size"]
+    other = [curve for curve in found if curve.verdict == "elsewhere"]
+    decided, left = len(own) + len(other), len(found) - len(own) - len(other)
+    rest = f"; {left} of {len(found)} curves undecided" if left else ""
+    if not decided:
+        sweep = _pooled(cells)
+        return f"Where pools flatten is undecided: {_why_undecided(sweep[sweep['rtt_s'] > 0])}"
+    if not own:
+        return f"Pool size does not set the plateau: none of {decided} curves flattens there{rest}"
+    sizes = [curve.knee.value for curve in own]
+    where = f"knees at {min(sizes):.2f}–{max(sizes):.2f} × pool size"
+    if not other:
+        pools = _span(curve.pool_size for curve in own)
+        return f"Each pool flattens at its own size: {where} (pools {pools}){rest}"
+    named = ", ".join(f"{curve.pool_size} at {si(curve.rtt_s, 's')}" for curve in other)
+    return f"{len(own)} of {decided} pools flatten at their own size ({where}), not: {named}{rest}"
+
+
+def _span(values: Iterable[int]) -> str:
+    ordered = sorted(values)
+    return f"{ordered[0]}" if ordered[0] == ordered[-1] else f"{ordered[0]}–{ordered[-1]}"
+
+
+# Latency against pool size, one load on every pool
+
+
+def _same_load(cells: pd.DataFrame) -> pd.DataFrame:
+    sweep = _pooled(cells)
+    return sweep[(sweep["rtt_s"] == SAME_RTT_S) & (sweep["concurrency"] == SAME_USERS)]
+
+
+def _sized(cells: pd.DataFrame, size: int) -> pd.DataFrame:
+    return cells[cells["pool_size"] == size]
+
+
+class Ends(NamedTuple):
+    """The smallest pool, the smallest that holds a connection for each user, and the largest."""
+
+    small: int
+    enough: int
+    large: int
+
+
+def _ends(cells: pd.DataFrame, users: int) -> Ends | None:
+    sizes = sorted(cells["pool_size"].unique())
+    enough = sorted(cells[cells["connections"] >= users]["pool_size"].unique())
+    return Ends(int(sizes[0]), int(enough[0]), int(sizes[-1])) if enough else None
+
+
+def _latency_finding(cells: pd.DataFrame) -> str:
+    load = _same_load(cells)
+    at = f"{SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}"
+    ends = _ends(load[load["valid"]], SAME_USERS)
+    if ends is None:
+        return f"Latency against pool size is undecided ({at}): {_why_undecided(load)}"
+    known = evidence(load)
+    enough = _sized(known, ends.enough)
+    short = paired_ratio(_sized(known, ends.small), enough, "latency_p50_s")
+    large = paired_ratio(_sized(known, ends.large), enough, "latency_p50_s")
+    if not _known(short) and not _known(large):
+        return f"Latency against pool size is undecided ({at}): {_why_undecided(load)}"
+    return f"{_short_pool(short, ends)}; {_large_pool(large, ends)} ({at})"
+
+
+def _short_pool(ratio: Estimate, ends: Ends) -> str:
+    if not _known(ratio):
+        return f"What a pool of {ends.small} costs is undecided"
+    if ratio.low > SAME:
+        return f"A pool of {ends.small} makes p50 latency {_times(ratio)} that of {ends.enough}"
+    verb = "is no slower" if ratio.high < SAME else "is not shown to be slower"
+    return f"A pool of {ends.small} {verb} than {ends.enough}: p50 {_times(ratio)}"
+
+
+def _large_pool(ratio: Estimate, ends: Ends) -> str:
+    if not _known(ratio):
+        return f"beyond {ends.enough} undecided"
+    if ratio.high < 1 / SAME:
+        return f"{ends.large} lowers it further: {_times(ratio)}"
+    if ratio.low > SAME:
+        return f"{ends.large} raises it again: {_times(ratio)}"
+    even = 1 / SAME <= ratio.low and ratio.high <= SAME
+    return f"{ends.large} {'changes nothing' if even else 'shows no difference'}: {_times(ratio)}"
+
+
+# Cost against pool size, a load that needs few connections
+
+
+def _light_load(cells: pd.DataFrame) -> pd.DataFrame:
+    light = cells[(cells["rtt_s"] == 0) & (cells["concurrency"] == COST_USERS)]
+    return light.assign(connections=light["pool_size"] * light["workers"])
+
+
+def _cost_finding(cells: pd.DataFrame) -> str:
+    light = _light_load(cells)
+    lifo = _pooled(light)
+    ends = _ends(lifo[lifo["valid"]], COST_USERS)
+    if ends is None:
+        return f"The cost of large pools is undecided: {_why_undecided(lifo)}"
+    valid = lifo[lifo["valid"]]
+    held = [_median(_sized(valid, size), "client_fds_peak") for size in (ends.large, ends.enough)]
+    memory = [_median(_sized(valid, size), "server_client_memory_bytes")
+              for size in (ends.large, ends.enough)]  # fmt: skip
+    verb = "costs" if held[0] > SAME * held[1] else "does not cost more:"
+    seen = "" if _replicates(valid) >= REPLICATES_NEEDED else " (few replicates: no conclusion)"
+    return (
+        f"For {COST_USERS} users a pool of {ends.large} {verb} {si(held[0], 'count')} descriptors "
+        f"and {si(memory[0], 'bytes')} on the server, a pool of {ends.enough} "
+        f"{si(held[1], 'count')} and {si(memory[1], 'bytes')}{seen}; "
+        f"{_cpu_said(lifo, ends)}"
+    )
+
+
+def _median(cells: pd.DataFrame, value: str) -> float:
+    return median_spread(cells[value].astype(float)).median
+
+
+def _cpu_said(lifo: pd.DataFrame, ends: Ends) -> str:
+    known = evidence(lifo)
+    ratio = paired_ratio(
+        _sized(known, ends.large), _sized(known, ends.enough), "server_cpu_us_per_op"
+    )
+    return f"server CPU per operation {_times(ratio) if _known(ratio) else 'undecided'}"
+
+
+# Little's law
+
+
+class Audit(NamedTuple):
+    """Cells whose figure was gated, and those within the limit."""
+
+    gated: int
+    held: int
+
+
+def _gated(cells: pd.DataFrame) -> dict[str, Audit]:
+    slow = cells[(cells["loop"] == "closed") & (cells["rtt_s"] >= LITTLE_RTT_S)]
+    closed = cells[cells["loop"] == "closed"]
+    return {
+        "users": _audit(slow, "gate_little_users", LITTLE_USERS),
+        "pool": _audit(closed, "gate_little_pool", LITTLE_POOL),
+    }
+
+
+def _audit(cells: pd.DataFrame, gate: str, limit: float) -> Audit:
+    figures_ = cells[gate].dropna() if gate in cells else pd.Series(dtype=float)
+    return Audit(len(figures_), int((figures_.abs() <= limit).sum()))
+
+
+def _little_finding(cells: pd.DataFrame) -> str:
+    users, pool = _gated(cells).values()
+    if not users.gated and not pool.gated:
+        return "No cell holds a figure to test Little's law with"
+    said = [
+        f"{audit.held} of {audit.gated} cells account for {what} within {limit:.0%}"
+        for audit, what, limit in (
+            (users, "the users", LITTLE_USERS),
+            (pool, "the pool", LITTLE_POOL),
+        )
+        if audit.gated
+    ]
+    all_hold = users.held == users.gated and pool.held == pool.gated
+    head = "Little's law holds throughout" if all_hold else "Little's law does not hold everywhere"
+    return f"{head}: {', '.join(said)}"
+
+
+# Figures
+
+
+def figures(cells: pd.DataFrame) -> dict[str, Figure]:
+    """Every plot by name, its finding as its title. `cells` may hold several attempts at a cell."""
+    last = last_attempts(cells)
+    titles = findings(last)
+    draw = {
+        "concurrency_qps": _draw_concurrency,
+        "latency_pool_size": _draw_latency,
+        "cost_pool_size": _draw_cost,
+        "little_audit": _draw_little,
+    }
+    return {name: draw[name](last, titles[name]) for name in titles}
+
+
+def _marks(figure: Figure, cells: pd.DataFrame, text: str) -> Figure:
+    """The small print, with a key for the marks that these cells bring in."""
+    replicates = f"Median of {_count(_replicates(cells), 'replicate')}, bars from lowest to highest."
+    hollow = bool(points(cells, KEY, "qps")["hollow"].any())
+    footnote(figure, f"{replicates} {text}", hollow=hollow, invalid=bool((~cells["valid"]).any()))
+    return figure
+
+
+def _draw(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str, **line: bool) -> None:
+    """The line through the replicates' medians, and every invalid cell crossed out where it is."""
+    line_of = points(cells, [x], y)
+    bars = {"low": line_of["low"].tolist(), "high": line_of["high"].tolist()}
+    hollow = line_of["hollow"].tolist()
+    draw_curve(
+        axes, style, line_of[x].tolist(), line_of["median"].tolist(), hollow=hollow, **bars, **line
+    )
+    _cross_out(axes, style, cells, x, y)
+
+
+def _draw_sizes(axes: Axes, cells: pd.DataFrame, y: str, *, dashed: bool = False) -> None:
+    """A figure against pool size, each pool in its colour."""
+    line = points(cells, ["pool_size"], y)
+    draw_by_pool(
+        axes,
+        line["pool_size"].tolist(),
+        line["median"].tolist(),
+        low=line["low"].tolist(),
+        high=line["high"].tolist(),
+        hollow=line["hollow"].tolist(),
+        dashed=dashed,
+    )
+    _cross_out(axes, NEUTRAL, cells, "pool_size", y)
+
+
+def _cross_out(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) -> None:
+    bad = cells[~cells["valid"]].dropna(subset=[y])
+    draw_curve(axes, style, bad[x].tolist(), bad[y].tolist(), invalid=[True] * len(bad))
+
+
+def _draw_concurrency(cells: pd.DataFrame, title: str) -> Figure:
+    sweep = _pooled(cells)
+    sweep = sweep[sweep["rtt_s"] > 0]
+    rtts = sorted(sweep["rtt_s"].unique())
+    figure, panels = new_figure(title, 1, max(len(rtts), 1), size=(4.5 * max(len(rtts), 2), 6.0))
+    for axes, rtt in zip(panels, rtts, strict=False):
+        _draw_round_trip(axes, sweep[sweep["rtt_s"] == rtt], float(rtt))
+    _same_scales(panels, sweep)
+    for axes, rtt in zip(panels, rtts, strict=False):
+        _name_limits(axes, sweep[sweep["rtt_s"] == rtt])
+    return _marks(
+        figure,
+        sweep,
+        "Labels: pool size per worker, then what limits the rightmost point. Dashed: pool ÷ round "
+        "trip. Grey band: all pools with at least as many connections as users.",
+    )
+
+
+def _draw_round_trip(axes: Axes, cells: pd.DataFrame, rtt: float) -> None:
+    panel_title(axes, f"RTT {si(rtt, 's')}")
+    _draw_band(axes, cells[cells["concurrency"] <= cells["connections"]])
+    for pool in _full_pools(cells):
+        own = cells[(cells["pool_size"] == pool) & (cells["concurrency"] >= cells["connections"])]
+        connections = int(own["connections"].iloc[0])
+        limit = connections / rtt
+        axes.hlines(limit, connections, CONCURRENCIES[-1], color=pool_style(pool).colour,
+                    linestyle="--", linewidth=0.7, zorder=1)  # fmt: skip
+        _draw(axes, pool_style(pool), own, "concurrency", "qps")
+    _draw_ceiling(axes, cells)
+
+
+def _full_pools(cells: pd.DataFrame) -> list[int]:
+    """Pools that had more users than connections."""
+    return sorted(cells[cells["concurrency"] > cells["connections"]]["pool_size"].unique())
+
+
+def _draw_band(axes: Axes, free: pd.DataFrame) -> None:
+    band = points(free, ["concurrency"], "qps")
+    axes.fill_between(band["concurrency"], band["low"], band["high"], color=MUTED, alpha=0.2, lw=0)
+    _draw(axes, NEUTRAL, free, "concurrency", "qps")
+
+
+def _draw_ceiling(axes: Axes, cells: pd.DataFrame) -> None:
+    """What the rig carries: only where the highest rate is one that the rig, not a pool, ended."""
+    top = points(cells, ["pool_size", "concurrency"], "qps").nlargest(1, "median")
+    for best in top.itertuples():
+        if best.hollow:
+            ceiling(axes, best.low, best.high, f"limit: {best.bound_by}")
+
+
+def _same_scales(panels: list[Axes], cells: pd.DataFrame) -> None:
+    """One pair of scales for all round trips: their plateaus are there to be compared."""
+    rates = cells["qps"]
+    for axes in panels:
+        axes.set_xlim(0.8, 4 * CONCURRENCIES[-1])
+        if len(cells):
+            axes.set_ylim(rates.min() / 1.5, rates.max() * 1.6)
+        log_axis(axes.xaxis, "count", "users")
+        log_axis(axes.yaxis, "/s", "")
+    panels[0].set_ylabel("requests per second")
+
+
+def _name_limits(axes: Axes, cells: pd.DataFrame) -> None:
+    free = cells[cells["concurrency"] <= cells["connections"]]
+    lines = [(f"{pool}: ", pool_style(pool), cells[cells["pool_size"] == pool])
+             for pool in _full_pools(cells)]  # fmt: skip
+    ends = [_end(name, style, own) for name, style, own in [("", NEUTRAL, free), *lines]]
+    label_ends(axes, [end for end in ends if end])
+    band = points(free, ["concurrency"], "qps")
+    for start in band.iloc[len(band) // 3 :].head(1).itertuples():
+        axes.annotate("pool not binding", (start.concurrency, start.high), (-6, 8), fontsize=8.5,
+                      textcoords="offset points", ha="right", color=MUTED)  # fmt: skip
+
+
+def _end(name: str, style: Style, cells: pd.DataFrame) -> tuple[float, float, str, Style] | None:
+    line = points(cells, ["concurrency"], "qps")
+    if line.empty:
+        return None
+    last = line.iloc[-1]
+    return float(last["concurrency"]), float(last["median"]), f"{name}{last['bound_by']}", style
+
+
+def _draw_latency(cells: pd.DataFrame, title: str) -> Figure:
+    load = _same_load(cells)
+    figure, (latency, wait) = new_figure(title, 1, 2, size=(11.0, 5.4))
+    panel_title(latency, f"latency, {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}")
+    panel_title(wait, "wait for a connection, p99 (below 1 µs drawn at 1 µs)")
+    _draw_sizes(latency, load, "latency_p50_s")
+    _draw_sizes(latency, load, "latency_p99_s", dashed=True)
+    shown = load.assign(acquire_p99_s=load["acquire_p99_s"].clip(lower=SHORTEST_S))
+    _draw_sizes(wait, shown, "acquire_p99_s")
+    for axes in (latency, wait):
+        log_axis(axes.xaxis, "count", "pool size")
+        log_axis(axes.yaxis, "s", "")
+        axes.axvline(SAME_USERS, color=MUTED, linewidth=0.8, linestyle=":")
+    label_ends(latency, _ends_of(load, {"latency_p50_s": "p50", "latency_p99_s": "p99"}))
+    return _marks(figure, load, f"Dotted: as many connections as users ({SAME_USERS}). A p99 of "
+                                "fewer than 726 requests is left blank.")  # fmt: skip
+
+
+SHORTEST_S = 1e-6  # histograms count whole microseconds
+
+
+def _ends_of(cells: pd.DataFrame, names: dict[str, str]) -> list[tuple[float, float, str, Style]]:
+    """Where the lines of these columns end, against pool size."""
+    lines = [(points(cells, ["pool_size"], column), name) for column, name in names.items()]
+    return [
+        (float(line["pool_size"].iloc[-1]), float(line["median"].iloc[-1]), name, NEUTRAL)
+        for line, name in lines
+        if len(line)
+    ]
+
+
+# How connections were opened and handed out: the same three looks on every panel.
+VARIANTS = {
+    ("prefilled", "lifo"): Style("#00509d", "o"),
+    ("prefilled", "fifo"): Style("#d55e00", "^"),
+    ("lazy", "lifo"): Style("#6e7781", "s"),
+}
+COSTS: tuple[tuple[str, str, Unit], ...] = (
+    ("client_fds_peak", "descriptors of the client", "count"),
+    ("server_fds_peak", "descriptors of the server", "count"),
+    ("link_fds_peak", "descriptors of the link", "count"),
+    ("server_client_memory_bytes", "server's memory for clients", "bytes"),
+    ("client_rss_bytes", "worker's memory (grows, never shrinks)", "bytes"),
+    ("server_cpu_s_per_op", "server CPU per operation", "s"),
+    ("client_cpu_s_per_op", "client CPU per operation", "s"),
+)
+
+
+def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
+    light = _in_seconds(_light_load(cells))
+    linked = _same_load(cells)
+    figure, panels = new_figure(title, 2, 4, size=(13.5, 7.2))
+    for axes, (column, what, unit) in zip(panels, COSTS, strict=False):
+        through_link = column.startswith("link")
+        _draw_variants(axes, linked if through_link else light, column)
+        log_axis(axes.xaxis, "count", "pool size")
+        (linear_axis if unit == "s" else log_axis)(axes.yaxis, unit, "")
+        at = f", {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}" if through_link else ""
+        panel_title(axes, f"{what}{at}")
+    _variant_legend(panels[-1])
+    return _marks(figure, light, f"{COST_USERS} users at RTT 0 unless said; the link is not in "
+                                 "the path there.")  # fmt: skip
+
+
+def _in_seconds(cells: pd.DataFrame) -> pd.DataFrame:
+    parts = ("server", "client")
+    return cells.assign(**{f"{p}_cpu_s_per_op": cells[f"{p}_cpu_us_per_op"] * 1e-6 for p in parts})
+
+
+def _draw_variants(axes: Axes, cells: pd.DataFrame, column: str) -> None:
+    for (opening, order), style in VARIANTS.items():
+        chosen = cells[(cells["opening"] == opening) & (cells["order"] == order)]
+        _draw(axes, style, chosen, "pool_size", column)
+
+
+def _variant_legend(axes: Axes) -> None:
+    axes.set_axis_off()
+    handles = [
+        Line2D([], [], color=style.colour, marker=style.marker, label=f"{opening}, {order.upper()}")
+        for (opening, order), style in VARIANTS.items()
+    ]
+    axes.legend(handles=handles, loc="center", title="connections opened, handed out")
+
+
+def _draw_little(cells: pd.DataFrame, title: str) -> Figure:
+    closed = cells[cells["loop"] == "closed"]
+    figure, (users, share, pool) = new_figure(title, 1, 3, size=(13.5, 5.2))
+    slow = closed["rtt_s"] >= LITTLE_RTT_S
+    _draw_gate(users, closed[slow], "gate_little_users", LITTLE_USERS,
+               "users, RTT ≥ 1 ms: λ · mean(done − sent) ÷ users − 1")  # fmt: skip
+    _draw_gate(share, closed[~slow], "gate_little_users", LITTLE_USERS,
+               "users, RTT 0: the generator's own share (not gated)")  # fmt: skip
+    _draw_gate(pool, closed, "gate_little_pool", LITTLE_POOL, "pool: its count in use ÷ λW − 1")
+    pool_legend(figure, closed["pool_size"])
+    return _marks(figure, closed, "A point per replicate. Grey: within the limit. Beyond twice the "
+                                  "limit the scale is logarithmic.")  # fmt: skip
+
+
+def _draw_gate(axes: Axes, cells: pd.DataFrame, gate: str, limit: float, what: str) -> None:
+    panel_title(axes, what)
+    axes.axhspan(-limit, limit, color=MUTED, alpha=0.12, lw=0)
+    held = cells.dropna(subset=[gate]) if gate in cells else cells.head(0)
+    for size, own in held.groupby("pool_size"):
+        style = pool_style(int(size))
+        _dots(axes, style, own[own["valid"]], gate)
+        _cross_out(axes, style, own, "concurrency", gate)
+    log_axis(axes.xaxis, "count", "users")
+    deviation_axis(axes.yaxis, limit, "")
+
+
+def _dots(axes: Axes, style: Style, cells: pd.DataFrame, gate: str) -> None:
+    axes.plot(cells["concurrency"], cells[gate], style.marker, color=style.colour, alpha=0.7)
+
+
+# Tables
+
+
 def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """What each pool carried at best, per round trip; medians over replicates."""
-    groups = ["rtt_s", "pool_size", "opening", "order", "concurrency"]
-    valid = cells[cells["valid"]]
-    medians = valid.groupby(groups, as_index=False).agg(
+    last = last_attempts(cells)
+    medians = last[last["valid"]].groupby(KEY, as_index=False).agg(
         qps=("qps", "median"),
         p50=("latency_p50_s", "median"),
         p99=("latency_p99_s", "median"),
         wait_p99=("acquire_p99_s", "median"),
         bound_by=("bound_by", lambda names: names.mode()[0]),
     )
-    best = medians.loc[medians.groupby(groups[:-1])["qps"].idxmax()]
+    ranked = medians.sort_values("qps", ascending=False).drop_duplicates(KEY[:-1])
+    best = ranked.sort_values(KEY[:-1])
     return pd.DataFrame(
         {
             "RTT ms": best["rtt_s"] * 1e3,

@@ -66,6 +66,9 @@ _NativeRLock = _native("_thread", "RLock")
 _native_poll = _native("select", "poll")
 _thread_id = _native("_thread", "get_ident")
 
+_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere POLLHUP says it
+_ENDED = _PEER_CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
+
 
 class AcquireTimeout(RedisConnectionError):
     """No connection became free within the pool's timeout."""
@@ -220,17 +223,6 @@ class Pool(BlockingConnectionPool):
         name: str | None = None,
         **connection_kwargs: Any,
     ) -> None:
-        _check_whole("max_connections", max_connections, at_least=1)
-        _check_whole("min_idle", min_idle, at_least=0)
-        _check_min_idle(min_idle, max_connections)
-        _check_seconds("timeout", timeout, zero=True)
-        _check_seconds("max_idle_time", max_idle_time)
-        _check_seconds("max_lifetime", max_lifetime)
-        _check_share("lifetime_jitter", lifetime_jitter)
-        if max_waiting is not None:
-            _check_whole("max_waiting", max_waiting, at_least=0)
-        if test_on_borrow not in ("none", "passive", "ping"):
-            raise ValueError(f"test_on_borrow is none, passive or ping, not {test_on_borrow!r}")
         if "queue_class" in connection_kwargs:
             raise ValueError("queue_class is not used by this pool; fifo=True hands out the oldest")
         self.min_idle = min_idle
@@ -241,10 +233,26 @@ class Pool(BlockingConnectionPool):
         self.test_on_borrow = test_on_borrow
         self.fifo = fifo
         self._reauthorises = False
+        self._check_settings(max_connections, timeout)
         self._set_strictness(oversize=False)
         super().__init__(max_connections, timeout, connection_class, **connection_kwargs)  # type: ignore[no-untyped-call]
         host, port = (self.connection_kwargs.get(key, "?") for key in ("host", "port"))
         self.name = name or f"{host}:{port}"
+
+    def _check_settings(self, max_connections: Any, timeout: Any) -> None:
+        _check_whole("max_connections", max_connections, at_least=1)
+        _check_whole("min_idle", self.min_idle, at_least=0)
+        _check_min_idle(self.min_idle, max_connections)
+        _check_seconds("timeout", timeout, zero=True)
+        _check_seconds("max_idle_time", self.max_idle_time)
+        _check_seconds("max_lifetime", self.max_lifetime)
+        _check_share("lifetime_jitter", self.lifetime_jitter)
+        if self.max_waiting is not None:
+            _check_whole("max_waiting", self.max_waiting, at_least=0)
+        if self.test_on_borrow not in ("none", "passive", "ping"):
+            raise ValueError(
+                f"test_on_borrow is none, passive or ping, not {self.test_on_borrow!r}"
+            )
 
     def reset(self) -> None:
         """Start empty, as in a new process. Closes nothing: a parent's sockets stay its own."""
@@ -264,8 +272,8 @@ class Pool(BlockingConnectionPool):
         self._created = self._uses = self._peak_used = 0
         self._wait_time = self._create_time = self._use_time = 0.0
         self._closed: Counter[str] = Counter()
-        self._forks = _forks
-        self.pid = os.getpid()  # last: other threads look at it without a lock
+        self.pid = os.getpid()
+        self._forks = _forks  # last: other threads look at it without a lock
 
     def _checkpid(self) -> None:
         if self._forks != _forks:
@@ -578,7 +586,7 @@ class Pool(BlockingConnectionPool):
             probe = connection.__dict__.get("probe")
             if probe is None or probe.sock is not sock:
                 probe = connection.probe = _Probe(sock)
-            if probe.is_quiet() or self._only_pushes(connection, sock):
+            if probe.is_quiet() or (self._expects_pushes() and probe.holds_push()):
                 return None
             return "stale"
         if not connection.is_connected:
@@ -587,18 +595,8 @@ class Pool(BlockingConnectionPool):
             return "stale"
         return None
 
-    def _only_pushes(self, connection: Any, sock: Any) -> bool:
-        """Whether what waits to be read is a RESP3 push that this pool's features expect."""
-        if self.cache is None and not self.maint_notifications_enabled():  # type: ignore[no-untyped-call]
-            return False
-        try:
-            return bool(sock.recv(1, socket.MSG_PEEK) == b">")
-        except ValueError:  # TLS cannot peek: only tell an open connection from a closed one
-            with suppress(RedisError, OSError):
-                return bool(connection.can_read())
-            return False
-        except OSError:
-            return False
+    def _expects_pushes(self) -> bool:
+        return self.cache is not None or bool(self.maint_notifications_enabled())  # type: ignore[no-untyped-call]
 
     def _expiry(self, connection: Any, now: float) -> Reason | None:
         if now >= connection.expires_at:
@@ -775,13 +773,23 @@ class _Probe:
     def __init__(self, sock: Any) -> None:
         self.sock = sock
         poller = _native_poll()
-        poller.register(sock.fileno(), select.POLLIN)
+        poller.register(sock.fileno(), select.POLLIN | _PEER_CLOSED)
         self._poll = poller.poll
         # TLS may have decrypted bytes that the socket below no longer shows.
         self._pending = getattr(sock, "pending", None)
 
     def is_quiet(self) -> bool:
         return not (self._poll(0) or (self._pending is not None and self._pending()))
+
+    def holds_push(self) -> bool:
+        """Whether what there is to read is a RESP3 push (under TLS: anything but the end)."""
+        if self._pending is not None:
+            # Not can_read(): under gevent its poll cannot see that the peer has closed.
+            return not any(event & _ENDED for _, event in self._poll(0))
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK) == b">")
+        except OSError:
+            return False
 
 
 class _Housekeeper:

@@ -1,0 +1,66 @@
+"""Stored cells as points and sentences need them: replicates put together, doubt kept.
+
+A table here has a row per cell, block and attempt, as the store gives it. Only the last attempt at
+a cell counts. A cell that the apparatus bounds is a lower bound and an invalid one is nothing:
+neither is evidence (rule 7 of the methods).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from bench.analysis.statistics import log_t_interval, median_spread
+from bench.model import Estimate
+
+APPARATUS = frozenset({"generator", "link", "server", "machine"})
+
+
+def last_attempts(cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and block: an invalid cell was measured again, and that is what counts."""
+    ordered = cells.sort_values("attempt", kind="stable")
+    return ordered.drop_duplicates(["cell", "block"], keep="last").sort_index()
+
+
+def evidence(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells a claim may rest on: valid, and not bound by the apparatus."""
+    return cells[cells["valid"] & ~cells["bound_by"].isin(APPARATUS)]
+
+
+def points(cells: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """One point for each combination of `by`, over the valid replicates that know `value`.
+
+    Columns: `by`, median, low, high, bound_by (what most replicates name), and hollow where half
+    of them or more are bound by the apparatus.
+    """
+    known = cells[cells["valid"]].dropna(subset=[value])
+    rows = [
+        dict(zip(by, key, strict=True)) | _point(group, value)
+        for key, group in known.groupby(list(by))
+    ]
+    columns = [*by, "median", "low", "high", "bound_by", "hollow"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _point(group: pd.DataFrame, value: str) -> dict[str, object]:
+    spread = median_spread(group[value])
+    return {
+        **spread._asdict(),
+        "bound_by": limit_of(group),
+        "hollow": bool(group["bound_by"].isin(APPARATUS).mean() >= 0.5),
+    }
+
+
+def limit_of(cells: pd.DataFrame) -> str:
+    """What most of the cells name as their limit."""
+    return str(cells["bound_by"].mode().iloc[0])
+
+
+def paired_ratio(above: pd.DataFrame, below: pd.DataFrame, value: str) -> Estimate:
+    """above/below of `value`, paired within blocks, with its interval over the replicates.
+
+    NaN with a warning where no block holds both.
+    """
+    top, bottom = (cells.groupby("block")[value].median() for cells in (above, below))
+    return log_t_interval((top / bottom).dropna().tolist())

@@ -1,0 +1,307 @@
+# ruff: noqa: PT017  the checks run without pytest
+"""Clients, users and Locust's swarm against a real server, in child processes patched for gevent.
+
+Each `check_*` function runs in a child (`python test_load.py URL NAME`) and is one test here.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+if __name__ == "__main__":
+    import bench.load.swarm as swarm_module  # first: locust patches the process
+
+import dataclasses
+import tempfile
+import time
+
+import redis
+
+from bench.model import ApparatusLost, BenchError, Cell, Settings, Workload
+
+URL = ""
+CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
+
+
+def run_child(url: str, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, __file__, url, name],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+
+
+def open_pool(**settings: Any) -> Any:
+    from bench.load import clients
+
+    return clients.open_pool(dataclasses.replace(CELL, **settings), URL, None)
+
+
+def exchange(pool: Any, *command: Any) -> Any:
+    import hiredis
+
+    connection = pool.get_connection()
+    try:
+        return connection.exchange(hiredis.pack_command(command))
+    finally:
+        pool.release(connection)
+
+
+# ---------------------------------------------------------------------- the lean connection
+
+
+def check_lean_speaks_both_protocols() -> None:
+    for resp in (2, 3):
+        pool = open_pool(resp=resp)
+        assert exchange(pool, "SET", f"lean:{resp}", b"value") in (b"OK", "OK")
+        assert exchange(pool, "GET", f"lean:{resp}") == b"value"
+        assert exchange(pool, "GET", "lean:absent") is None
+        assert pool.get_connection().protocol == resp
+        pool.close()
+
+
+def check_lean_carries_values_beyond_every_buffer() -> None:
+    value = os.urandom(3_000_000)
+    pool = open_pool()
+    assert exchange(pool, "SET", "lean:big", value) in (b"OK", "OK")
+    assert exchange(pool, "GET", "lean:big") == value
+    redis.Redis.from_url(URL).delete("lean:big")
+    pool.close()
+
+
+def check_lean_returns_error_replies_and_the_session_raises_them() -> None:
+    import hiredis
+
+    from bench.load.clients import LeanSession
+
+    pool = open_pool()
+    assert isinstance(exchange(pool, "NOSUCH"), hiredis.ReplyError)
+    try:
+        LeanSession(pool).call(hiredis.pack_command(("NOSUCH",)))
+    except redis.ResponseError as error:
+        assert "unknown command" in str(error)
+    else:
+        raise AssertionError("an error reply was taken for a success")
+    assert pool.stats().count_used == 0
+    pool.close()
+
+
+def check_a_connection_cut_by_the_server_fails_one_request_and_heals() -> None:
+    pool = open_pool(pool_size=1)
+    me = exchange(pool, "CLIENT", "ID")
+    redis.Redis.from_url(URL).client_kill_filter(_id=me)
+    try:
+        exchange(pool, "GET", "lean:1")
+    except redis.ConnectionError:
+        pass
+    else:
+        raise AssertionError("a dead connection answered")
+    assert exchange(pool, "GET", "lean:absent") is None
+    assert pool.stats().count_used == 0
+    pool.close()
+
+
+def check_a_user_killed_between_write_and_read_does_not_leave_its_reply() -> None:
+    import gevent
+
+    admin = redis.Redis.from_url(URL)
+    admin.set("lean:a", "A")
+    pool = open_pool(pool_size=1)
+    exchange(pool, "GET", "lean:a")
+    admin.client_pause(200)
+    user = gevent.spawn(exchange, pool, "GET", "lean:a")
+    gevent.sleep(0.05)
+    user.kill()
+    assert exchange(pool, "GET", "lean:absent") is None  # and not the killed user's b"A"
+    assert pool.stats().count_used == 0
+    pool.close()
+
+
+def check_both_clients_report_clocks_in_order() -> None:
+    import hiredis
+
+    from bench.load.clients import SESSIONS
+
+    commands = {"lean": hiredis.pack_command(("GET", "x")), "redis-py": ("GET", "x")}
+    for client, command in commands.items():
+        pool = open_pool(client=client)
+        before = time.perf_counter()
+        acquired, done = SESSIONS[client](pool).call(command)
+        assert before <= acquired <= done <= time.perf_counter()
+        pool.close()
+
+
+# ---------------------------------------------------------------------- the closed loop
+
+
+def job_of(cell: Cell, pool: Any, users: int, seconds: float) -> Any:
+    import gevent
+
+    from bench.load.users import Job
+
+    job = Job(cell, pool, users, seed=1)
+    greenlets = [gevent.spawn(job.run, number) for number in range(users)]
+    gevent.sleep(seconds)
+    job.stopping = True
+    assert job.drained.wait(10)
+    gevent.joinall(greenlets, raise_error=True)
+    return job
+
+
+def calls(name: str) -> int:
+    stats = redis.Redis.from_url(URL).info("commandstats")
+    return int(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"])
+
+
+def check_the_loop_counts_what_the_server_counts() -> None:
+    for client in ("lean", "redis-py"):
+        cell = dataclasses.replace(CELL, client=client, workload=Workload(keys=50, get_share=0.7))
+        pool = open_pool(client=client, pool_size=3)
+        before = calls("get"), calls("set")
+        job = job_of(cell, pool, users=10, seconds=0.4)
+        done = job.recorder.operations()
+        assert (calls("get") - before[0], calls("set") - before[1]) == (done["GET"], done["SET"])
+        assert 0.6 < done["GET"] / sum(done.values()) < 0.8
+        stats = pool.stats()
+        assert stats.requests == sum(done.values())
+        assert stats.peak_used == 3
+        assert job.recorder.errors == job.recorder.timeouts == 0
+        pool.close()
+    for key in range(50):
+        redis.Redis.from_url(URL).delete(f"bench:{key}")
+
+
+def check_giving_up_in_line_is_a_timeout_and_not_an_error() -> None:
+    cell = dataclasses.replace(CELL, pool_size=1, acquire_timeout_s=0.02)
+    pool = open_pool(pool_size=1, acquire_timeout_s=0.02)
+    held = pool.get_connection()
+    job = job_of(cell, pool, users=3, seconds=0.2)
+    pool.release(held)
+    assert job.recorder.timeouts >= 3
+    assert job.recorder.errors == 0
+    pool.close()
+
+
+# ---------------------------------------------------------------------- the swarm
+
+
+def measured(workers: int, cells: list[Cell]) -> list[Any]:
+    from bench.load.measure import measure
+    from bench.rig.rig import Rig
+
+    users = max(cell.concurrency for cell in cells)
+    with (
+        tempfile.TemporaryFile() as log,
+        Rig(Settings(), cells) as rig,
+        swarm_module.Swarm(workers, users, rig.server.url, log) as swarm,
+    ):
+        return [measure(rig, swarm, cell, 1, 1, 1) for cell in cells]
+
+
+def check_cells_pass_their_gates_and_name_their_limit() -> None:
+    pool, wide, lazy, paired, fifo = (
+        dataclasses.replace(CELL, rtt_s=0.02),
+        dataclasses.replace(CELL, pool_size=50, rtt_s=0.02),
+        dataclasses.replace(CELL, pool_size=200, opening="lazy", rtt_s=0.0),
+        dataclasses.replace(CELL, client="redis-py", resp=2, rtt_s=0.02),
+        dataclasses.replace(CELL, pool_size=50, order="fifo", rtt_s=0.02),
+    )
+    seen = measured(1, [pool, wide, lazy, paired, fifo])
+    for observation in seen:
+        assert observation.valid, observation.invalid_reasons
+        assert observation.operations == observation.server_operations > 0
+        assert observation.errors == observation.timeouts == 0
+        assert observation.client_cpu_s > 0
+        assert observation.server_cpu_us_per_op > 0
+        assert observation.server_client_memory_bytes > 0
+    bound, free, opened, slow, _ = seen
+    assert abs(bound.in_flight_mean / 10 - 1) < 0.03
+    assert bound.pool_empty_share > 0.9
+    assert bound.qps <= 1.01 * 10 / 0.02
+    assert free.pool_empty_share == 0
+    assert free.qps > 1.5 * bound.qps
+    assert bound.acquire_mean_s > 0.01 > free.acquire_mean_s
+    assert opened.server_connections_peak < 30  # lazy: no more than there are users
+    assert free.server_connections_peak >= 50
+    assert free.link_fds_peak >= 100
+    assert abs(slow.in_flight_mean / 10 - 1) < 0.03
+
+
+def check_two_workers_add_up() -> None:
+    cell = dataclasses.replace(CELL, workers=2, concurrency=21, pool_size=5, rtt_s=0.02)
+    (seen,) = measured(2, [cell])
+    assert seen.valid, seen.invalid_reasons
+    assert abs(seen.in_flight_mean / 10 - 1) < 0.03  # five connections in each
+    assert seen.operations == seen.server_operations
+    assert seen.server_connections_peak >= 10
+
+
+def check_a_dead_worker_is_noticed_and_named() -> None:
+    import signal
+
+    from bench.rig.rig import Rig
+
+    cell = dataclasses.replace(CELL, measure_s=30.0)
+    with (
+        tempfile.TemporaryFile() as log,
+        Rig(Settings(), [cell]) as rig,
+        swarm_module.Swarm(1, 20, rig.server.url, log) as swarm,
+    ):
+        swarm.prepare(cell, None, seed=1)
+        running = swarm.start(cell)
+        time.sleep(0.3)
+        os.kill(swarm.pids[0], signal.SIGKILL)
+        try:
+            swarm.collect(running)
+        except ApparatusLost as lost:
+            assert "worker 1 of 1 ended" in str(lost)
+            assert "signal 9" in str(lost)
+        else:
+            raise AssertionError("the loss went unnoticed")
+
+
+def check_a_workers_failure_reaches_the_master() -> None:
+    with (
+        tempfile.TemporaryFile() as log,
+        swarm_module.Swarm(1, 5, "redis://127.0.0.1:1", log) as swarm,
+    ):
+        try:
+            swarm.prepare(CELL, None, seed=1)
+        except BenchError as error:
+            assert "5 users were spawned, the cell needs 20" in str(error)
+        else:
+            raise AssertionError("too few users went unnoticed")
+        try:
+            swarm.prepare(dataclasses.replace(CELL, concurrency=5), None, seed=1)
+        except BenchError as error:
+            assert "refused" in str(error)
+        else:
+            raise AssertionError("a server that is not there went unnoticed")
+
+
+CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_load(name: str, redis_server: Any) -> None:
+    run_child(redis_server.url, name)
+
+
+def test_users_are_shared_out_evenly() -> None:
+    script = "from bench.load.swarm import shares; print(shares(10, 4), shares(3, 4))"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.stdout.strip() == "[3, 3, 2, 2] [1, 1, 1, 0]"
+
+
+if __name__ == "__main__":
+    URL = sys.argv[1]
+    globals()[sys.argv[2]]()

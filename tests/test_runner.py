@@ -1,0 +1,101 @@
+"""The order of a run: every cell once per replicate, seeded, in blocks; and what it needs first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from bench.experiments import chosen, discover
+from bench.experiments.pool_sweep import POOL_SIZES, RTTS_S, plan, turn_s
+from bench.model import Cell, PreflightError, Workload
+
+SCRIPT = """
+import json
+from bench.model import Cell, Plan
+from bench.runner import blocks
+cells = tuple(Cell("t", pool, users) for pool in (5, 1000, 5000) for users in (1, 2, 3, 4))
+made = {seed: blocks([Plan(cells, 3)], seed) for seed in (1, 1, 2)}
+print(json.dumps({str(seed): [[(c.pool_size, c.concurrency) for c in b.cells] for b in made[seed]]
+                  for seed in made}))
+"""
+
+
+@pytest.fixture(scope="module")
+def orders() -> dict[str, Any]:
+    """In a process of its own: the runner imports locust, which patches the whole process."""
+    said = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    return json.loads(said.stdout)
+
+
+def test_every_replicate_is_a_block_that_holds_every_cell_once(orders: dict[str, Any]) -> None:
+    for blocks in orders.values():
+        assert len(blocks) == 3
+        for block in blocks:
+            assert len({tuple(cell) for cell in block}) == len(block) == 12
+
+
+def test_the_order_follows_from_the_seed_and_differs_between_blocks(orders: dict[str, Any]) -> None:
+    assert orders["1"] != orders["2"]
+    first, second, _ = orders["1"]
+    assert first != second
+
+
+def test_cells_of_one_large_pool_stay_together(orders: dict[str, Any]) -> None:
+    for block in orders["1"]:
+        for pool in (1000, 5000):
+            places = [index for index, (size, _) in enumerate(block) if size == pool]
+            assert places == list(range(places[0], places[0] + 4))
+
+
+@pytest.mark.parametrize("profile", ["smoke", "standard", "full"])
+def test_a_plan_names_each_cell_once_and_leaves_five_turns_in_every_window(profile: Any) -> None:
+    cells = plan(profile, Workload(), workers=1).cells
+    assert len({cell.id for cell in cells}) == len(cells)
+    for cell in cells:
+        turn = turn_s(cell.pool_size, cell.concurrency, cell.rtt_s, 1)
+        assert cell.measure_s >= 5 * turn
+        assert cell.warmup_s >= turn
+
+
+def test_the_standard_and_full_plans_cover_what_the_sweep_promises() -> None:
+    for profile in ("standard", "full"):
+        cells = plan(profile, Workload(), workers=1).cells
+        assert {cell.pool_size for cell in cells} == set(POOL_SIZES)
+        assert {cell.rtt_s for cell in cells} == set(RTTS_S)
+        assert {cell.opening for cell in cells} == {"lazy", "prefilled"}
+        assert {cell.pool_size for cell in cells if cell.order == "fifo"} >= {500, 5000}
+        assert min(cell.concurrency for cell in cells) == 1
+        assert max(cell.concurrency for cell in cells) == 5000
+
+
+def test_the_grid_is_per_worker() -> None:
+    one, two = (plan("smoke", Workload(), workers=k).cells for k in (1, 2))
+    assert [c.concurrency for c in two] == [2 * c.concurrency for c in one]
+    assert [c.pool_size for c in two] == [c.pool_size for c in one]
+
+
+def test_a_cells_identity_is_every_setting() -> None:
+    cell = Cell("t", 5, 10)
+    assert cell.id == Cell("t", 5, 10).id
+    assert cell.id != Cell("t", 5, 10, warmup_s=0.3).id
+    assert cell.id != Cell("t", 5, 10, workload=Workload(keys=7)).id
+
+
+def test_an_unknown_experiment_names_the_nearest() -> None:
+    with pytest.raises(PreflightError, match="did you mean “pool_sweep”"):
+        chosen(("pool_sweeps",))
+
+
+def test_every_experiment_offers_what_the_runner_and_the_report_ask_for() -> None:
+    for module in discover().values():
+        assert module.QUESTION.endswith("?")
+        for profile in ("smoke", "standard", "full"):
+            made = module.plan(profile, Workload(), 1)
+            assert made.cells
+            assert made.replicates >= (3 if profile != "smoke" else 1)
+        assert callable(module.tables)
+        assert callable(module.figures)
