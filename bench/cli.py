@@ -108,8 +108,6 @@ def run(
 
     Examples: bench run --profile smoke · bench run --resume results/RUN
     """
-    from bench.report.display import Display
-    from bench.runner import run as measure_all
     from bench.store import Store, stored_settings
 
     base = Settings() if resume is None else stored_settings(resume)
@@ -120,6 +118,11 @@ def run(
             "keys": keys, "value_bytes": value_bytes, "get_share": get_share,
         },
     )  # fmt: skip
+    from bench.report.display import Display
+    from bench.runner import check as look
+    from bench.runner import run as measure_all
+
+    look(settings)
     store = Store.create_in(results, settings) if resume is None else Store.resume(resume, settings)
     try:
         with Display(quiet=as_json) as display:

@@ -8,6 +8,7 @@ base units; the axes show pretty ones.
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ DPI = 170
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
 INVALID = "#b3261e"
 GROUND = "#fbfcfd"
+# Text that lines run behind and markers in front of.
+OVER_LINES: Any = {"zorder": 2.5, "bbox": {"facecolor": GROUND, "edgecolor": "none", "pad": 0.5}}
 ROUND_STEPS = [1, 2, 2.5, 5, 10]
 
 STYLE: Any = {
@@ -99,7 +102,8 @@ def new_figure(
     """A figure whose title states the finding, and its axes row by row; `size` is in inches."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
-        title = textwrap.fill(finding, int(9.5 * size[0]))
+        unbroken = re.sub(r"(?<=\d) (?=%|[kMGmµ]?[sB]\b|[kM]/s|×)", "\N{NO-BREAK SPACE}", finding)
+        title = textwrap.fill(unbroken, int(8.8 * size[0]))
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     return figure, axes
@@ -138,7 +142,10 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     with mpl.rc_context(STYLE):
         figure.savefig(png, dpi=DPI, metadata={"Software": None})
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")  # it is laid out already, and that costs half the time
         figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine(engine)
     return [png, svg]
 
 
@@ -195,26 +202,29 @@ _HOLLOW_MARK = Line2D(
     [],
     [],
     linestyle="",
-    label="hollow: bound by the rig, a lower bound",
+    label="hollow: bound by the rig; rates there are lower bounds",
     **_marker(NEUTRAL, hollow=True),
 )
 _INVALID_MARK = Line2D([], [], linestyle="", label="crossed out: invalid, a gate failed", **_CROSS)
 
 
-def ceiling(axes: Axes, low: float, high: float, limit: str) -> None:
-    """The band of rates this rig was measured to carry at most, and what ends it there."""
+def ceiling(axes: Axes, low: float, high: float, limit: str, *, right: bool = False) -> None:
+    """The band of rates this rig was measured to carry at most, and what ends it there: said at
+    the left end, or at the right one where points are in its way."""
     axes.axhspan(low, high, facecolor=MUTED, edgecolor="none", alpha=0.16, zorder=0)
     axes.axhline(low, color=MUTED, linewidth=0.8, linestyle=":", zorder=1)
     span = _range(si(low, "/s"), si(high, "/s"))
     axes.annotate(
         f"what this rig carries: {span} ({limit})",
-        xy=(0.0, high),
+        xy=(float(right), high),
         xycoords=("axes fraction", "data"),
-        xytext=(5, 2),
+        xytext=(-5 if right else 5, 6),
         textcoords="offset points",
         fontsize=8,
         color=MUTED,
+        ha="right" if right else "left",
         va="bottom",
+        **OVER_LINES,
     )
 
 
@@ -270,7 +280,7 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> N
 
 
 LABEL_PT = 11.0  # the height of a line of label text
-LABEL_WIDTH = 0.06  # of the axes: ends this near each other share one column of labels
+LABEL_WIDTH = 0.25  # of the axes: ends this near each other share one column of labels
 
 
 def _label(axes: Axes, at: tuple[float, float], text: str, style: Style, up_pt: float) -> None:
@@ -283,6 +293,7 @@ def _label(axes: Axes, at: tuple[float, float], text: str, style: Style, up_pt: 
         fontsize=8.5,
         va="center",
         annotation_clip=False,
+        **OVER_LINES,
     )
 
 
@@ -338,7 +349,7 @@ def pool_legend(figure: Figure, sizes: Iterable[int], *, title: str = "pool size
     figure.legend(
         handles=handles,
         title=title,
-        loc="outside right upper",
+        loc="outside right center",
         alignment="left",
         labelcolor=INK,
         frameon=False,
@@ -371,12 +382,12 @@ def deviation_axis(axis: Axis, limit: float, label: str) -> None:
     failure of 60 % and a deviation of 0.1 % are both seen."""
     set_scale = axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale
     set_scale("symlog", linthresh=2 * limit, linscale=2)
-    low, high = axis.get_view_interval()
-    _set_limits(axis, min(low, -2 * limit), max(high, 2 * limit))
-    outside = (-1.0, -0.3, -0.1, 0.1, 0.3, 1.0)
-    ticks = [-limit, -limit / 2, 0.0, limit / 2, limit]
-    axis.set_ticks(sorted([*ticks, *(t for t in outside if abs(t) > 2 * limit)]))
+    reach = max(2 * limit, *(1.3 * abs(end) for end in axis.get_data_interval()))
+    outside = [share for share in (0.03, 0.1, 0.3, 1.0) if 2 * limit < share <= reach]
+    above = [limit / 2, limit, *outside]
+    axis.set_ticks([*(-share for share in above), 0.0, *above])
     axis.set_minor_locator(NullLocator())
+    _set_limits(axis, -reach, reach)
     _name(axis, "share", label)
 
 

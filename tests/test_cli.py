@@ -52,8 +52,10 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 
 def run(tmp_path: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    done = bench("run", "--profile", "smoke", "--results", str(tmp_path / "r"), *arguments, **settings)
-    assert not list((tmp_path / "r").glob("*/")) if (tmp_path / "r").exists() else True
+    """A run that is expected to be refused: it leaves no run folder."""
+    results = tmp_path / "results"
+    done = bench("run", "--profile", "smoke", "--results", str(results), *arguments, **settings)
+    assert list(results.glob("*")) == []
     return done
 
 
@@ -92,7 +94,8 @@ def test_an_unknown_option_exits_with_2() -> None:
 
 
 def test_a_results_folder_that_cannot_be_written() -> None:
-    refused(bench("run", "--profile", "smoke", "--results", "/proc/nowhere"), "/proc/nowhere", "--results")
+    done = bench("run", "--profile", "smoke", "--results", "/proc/nowhere")
+    refused(done, "/proc/nowhere", "--results")
 
 
 def test_a_resume_of_what_is_no_run(tmp_path: Path) -> None:

@@ -257,6 +257,7 @@ def check_a_dead_worker_is_noticed_and_named() -> None:
         swarm_module.Swarm(1, 20, rig.server.url, log) as swarm,
     ):
         swarm.prepare(cell, None, seed=1)
+        swarm.enter(cell)
         running = swarm.start(cell)
         time.sleep(0.3)
         os.kill(swarm.pids[0], signal.SIGKILL)

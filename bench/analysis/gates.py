@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats costs a second to import
 
 from bench.model import BoundBy, Gate
 
@@ -122,7 +122,7 @@ def settled(rates: Sequence[float]) -> Gate:
     first, second = np.asarray(rates[:half]), np.asarray(rates[-half:])
     figure = float(second.mean() / first.mean() - 1)
     noise = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) / first.mean()
-    explained = float(stats.t.ppf((1 + DRIFT_CONFIDENCE) / 2, 2 * half - 2) * noise)
+    explained = float(special.stdtrit(2 * half - 2, (1 + DRIFT_CONFIDENCE) / 2) * noise)
     drifting = abs(figure) > max(DRIFT, explained)
     reason = f"never settled: the rate drifted by {figure:+.1%} within the window"
     return Gate("settled", figure, DRIFT, not drifting, reason if drifting else "")

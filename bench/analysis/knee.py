@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special  # scipy.stats costs a second to import
 
 from bench.analysis.statistics import CONFIDENCE
 from bench.model import Estimate
@@ -107,7 +107,7 @@ def _best(curve: _Curve) -> float:
 def _interval(curve: _Curve, theta: float, confidence: float) -> tuple[float, float]:
     """The range of θ an F test cannot tell from the best; ±inf where it reaches an end."""
     freedom = len(curve.n) - 2
-    allowed = 1 + stats.f.ppf(confidence, 1, freedom) / freedom
+    allowed = 1 + special.fdtri(1, freedom, confidence) / freedom
     # Data without any noise would make every rounding error a difference.
     limit = max(curve.at(theta), 1e-18 * len(curve.n)) * allowed
     low = _crossing(curve, limit, theta, float(curve.n.min()))

@@ -7,11 +7,12 @@ neither is evidence (rule 7 of the methods).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.analysis.statistics import log_t_interval, median_spread
+from bench.analysis.statistics import log_t_interval
 from bench.model import Estimate
 
 APPARATUS = frozenset({"generator", "link", "server", "machine"})
@@ -34,27 +35,24 @@ def points(cells: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     Columns: `by`, median, low, high, bound_by (what most replicates name), and hollow where half
     of them or more are bound by the apparatus.
     """
-    known = cells[cells["valid"]].dropna(subset=[value])
-    rows = [
-        dict(zip(by, key, strict=True)) | _point(group, value)
-        for key, group in known.groupby(list(by))
-    ]
-    columns = [*by, "median", "low", "high", "bound_by", "hollow"]
-    return pd.DataFrame(rows, columns=columns)
+    known = cells[cells["valid"] & cells[value].notna()]
+    grouped = known.assign(hollow=known["bound_by"].isin(APPARATUS)).groupby(list(by))
+    found = grouped[value].agg(["median", "min", "max"]).astype(float)
+    found = found.rename(columns={"min": "low", "max": "high"})
+    found["bound_by"] = grouped["bound_by"].agg(_most_frequent)
+    found["hollow"] = grouped["hollow"].mean() >= 0.5
+    return found.reset_index()
 
 
-def _point(group: pd.DataFrame, value: str) -> dict[str, object]:
-    spread = median_spread(group[value])
-    return {
-        **spread._asdict(),
-        "bound_by": limit_of(group),
-        "hollow": bool(group["bound_by"].isin(APPARATUS).mean() >= 0.5),
-    }
+def _most_frequent(names: pd.Series[str]) -> str:
+    """The first by name where several are."""
+    counts: Counter[str] = Counter(names)
+    return min(counts, key=lambda name: (-counts[name], name))
 
 
 def limit_of(cells: pd.DataFrame) -> str:
     """What most of the cells name as their limit."""
-    return str(cells["bound_by"].mode().iloc[0])
+    return _most_frequent(cells["bound_by"])
 
 
 def paired_ratio(above: pd.DataFrame, below: pd.DataFrame, value: str) -> Estimate:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from hdrh.histogram import HdrHistogram
-from scipy import stats
+from scipy import special  # scipy.stats costs a second to import
 
 from bench.model import Estimate, Percentiles
 
@@ -38,7 +38,7 @@ def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
     if not 0 < p < 1:
         raise ValueError(f"a percentile lies strictly between 0 and 1, not at {p}")
     tail = min(p, 1 - p)
-    z = float(stats.norm.ppf((1 + confidence) / 2)) * math.sqrt(1 - tail)
+    z = float(special.ndtri((1 + confidence) / 2)) * math.sqrt(1 - tail)
     root = (z + math.sqrt(z * z + 8)) / 2  # of x² − zx − 2 = 0, x² = n · tail
     return math.ceil(root * root / tail)
 
@@ -104,7 +104,8 @@ def _no_interval_because(known: Sequence[float]) -> str:
 
 def _interval_on_logs(known: Sequence[float], confidence: float) -> tuple[float, float, float]:
     logs = np.log(known)
-    half = stats.t.ppf((1 + confidence) / 2, len(known) - 1) * stats.sem(logs)
+    standard_error = logs.std(ddof=1) / math.sqrt(len(known))
+    half = special.stdtrit(len(known) - 1, (1 + confidence) / 2) * standard_error
     low, value, high = np.exp(logs.mean() + half * np.array([-1.0, 0.0, 1.0]))
     return float(low), float(value), float(high)
 

@@ -8,12 +8,48 @@ band, measured through the largest pool.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Literal, NamedTuple
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from bench.model import Cell, Opening, Order, Plan, Profile, Workload
+from bench.analysis.gates import LITTLE_POOL, LITTLE_RTT_S, LITTLE_USERS
+from bench.analysis.knee import fit_hinge
+from bench.analysis.replicates import (
+    APPARATUS,
+    evidence,
+    last_attempts,
+    limit_of,
+    paired_ratio,
+    points,
+)
+from bench.analysis.statistics import TICK_S, median_spread, samples_needed
+from bench.figures import (
+    MUTED,
+    NEUTRAL,
+    OVER_LINES,
+    Style,
+    Unit,
+    ceiling,
+    deviation_axis,
+    draw_by_pool,
+    draw_curve,
+    footnote,
+    label_ends,
+    linear_axis,
+    log_axis,
+    new_figure,
+    panel_title,
+    pool_legend,
+    pool_style,
+    si,
+)
+from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Workload
 
 NAME = "pool_sweep"
 QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
@@ -167,7 +203,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _times(estimate: Estimate) -> str:
-    return f"× {estimate.value:.3g} (95 % interval {estimate.low:.3g}–{estimate.high:.3g})"
+    return f"{estimate.value:.3g} × ({estimate.low:.3g}–{estimate.high:.3g})"
 
 
 def _known(estimate: Estimate) -> bool:
@@ -197,35 +233,41 @@ def curves(cells: pd.DataFrame) -> list[Curve]:
     sweep = _pooled(last_attempts(cells))
     sweep = sweep[sweep["rtt_s"] > 0]
     full = sweep[sweep["concurrency"] > sweep["connections"]]
-    known = evidence(sweep)
     return [
-        _curve(known[known["rtt_s"] == rtt], rtt, pool)
+        _curve(sweep[sweep["rtt_s"] == rtt], rtt, pool)
         for rtt, pool in sorted(set(zip(full["rtt_s"], full["pool_size"], strict=True)))
     ]
 
 
-def _curve(known: pd.DataFrame, rtt: float, pool: int) -> Curve:
-    free = known[known["concurrency"] <= known["connections"]]
-    own = known[(known["pool_size"] == pool) & (known["concurrency"] > known["connections"])]
+def _curve(cells: pd.DataFrame, rtt: float, pool: int) -> Curve:
+    full = cells["concurrency"] > cells["connections"]
+    all_own = cells[(cells["pool_size"] == pool) & full]
+    own, free = evidence(all_own), evidence(cells[~full])
     if _replicates(own) < REPLICATES_NEEDED:
-        nothing = Estimate(math.nan, math.nan, math.nan, "pool sizes", 0)
-        return Curve(rtt, pool, nothing, "undecided", _why_undecided(own))
+        return Curve(rtt, pool, NO_KNEE, "undecided", _why_undecided(all_own))
     connections = int(own["connections"].iloc[0])
-    rising = free[free["concurrency"] <= connections]
-    line = pd.concat([rising, own])
-    knee, method = _met(own, free), "same users, pool not binding"
-    if line["concurrency"].nunique() >= 4:
-        knee, method = fit_hinge(line["concurrency"], line["qps"]).knee, "hinge"
-    relative = Estimate(*(v / connections for v in (knee.value, knee.low, knee.high)),
-                        "pool sizes", knee.n, knee.warnings)  # fmt: skip
+    knee, method = _knee(own, free[free["concurrency"] <= connections], free)
+    value, low, high = (end / connections for end in (knee.value, knee.low, knee.high))
+    relative = Estimate(value, low, high, "pool sizes", knee.n, knee.warnings)
     return Curve(rtt, pool, relative, _place(relative), method)
+
+
+NO_KNEE = Estimate(math.nan, math.nan, math.nan, "pool sizes", 0)
+LEVELS_NEEDED = 4  # of concurrency, for a hinge
+
+
+def _knee(own: pd.DataFrame, rising: pd.DataFrame, free: pd.DataFrame) -> tuple[Estimate, str]:
+    line = pd.concat([rising, own])
+    if line["concurrency"].nunique() >= LEVELS_NEEDED:
+        return fit_hinge(line["concurrency"], line["qps"]).knee, "hinge"
+    return _met(own, free), "beside pools that do not bind"
 
 
 def _met(own: pd.DataFrame, free: pd.DataFrame) -> Estimate:
     """The users at which a rate that rises as the free one did would meet the pool's."""
     users = own["concurrency"].min()
-    at = [cells[cells["concurrency"] == users] for cells in (own, free)]
-    ratio = paired_ratio(*at, "qps")
+    pool, others = (cells[cells["concurrency"] == users] for cells in (own, free))
+    ratio = paired_ratio(pool, others, "qps")
     value, low, high = (users * part for part in (ratio.value, ratio.low, ratio.high))
     return Estimate(value, low, high, "users", ratio.n, ratio.warnings)
 
@@ -233,7 +275,7 @@ def _met(own: pd.DataFrame, free: pd.DataFrame) -> Estimate:
 def _place(knee: Estimate) -> Literal["own size", "elsewhere", "undecided"]:
     if knee.low > OWN_SIZE or knee.high < 1 / OWN_SIZE:
         return "elsewhere"
-    if 1 / OWN_SIZE <= knee.low and knee.high <= OWN_SIZE:
+    if knee.low >= 1 / OWN_SIZE and knee.high <= OWN_SIZE:
         return "own size"
     return "undecided"
 
@@ -249,18 +291,25 @@ def _knee_finding(cells: pd.DataFrame) -> str:
         return f"Where pools flatten is undecided: {_why_undecided(sweep[sweep['rtt_s'] > 0])}"
     if not own:
         return f"Pool size does not set the plateau: none of {decided} curves flattens there{rest}"
-    sizes = [curve.knee.value for curve in own]
-    where = f"knees at {min(sizes):.2f}–{max(sizes):.2f} × pool size"
     if not other:
-        pools = _span(curve.pool_size for curve in own)
-        return f"Each pool flattens at its own size: {where} (pools {pools}){rest}"
+        pools = _span([curve.pool_size for curve in own], "d")
+        return f"Each pool of {pools} flattens at its own size: {_knees(own)}{rest}"
     named = ", ".join(f"{curve.pool_size} at {si(curve.rtt_s, 's')}" for curve in other)
-    return f"{len(own)} of {decided} pools flatten at their own size ({where}), not: {named}{rest}"
+    return (
+        f"{len(own)} of {decided} curves flatten at their pool's size: {_knees(own)}; "
+        f"not so pool {named}{rest}"
+    )
 
 
-def _span(values: Iterable[int]) -> str:
-    ordered = sorted(values)
-    return f"{ordered[0]}" if ordered[0] == ordered[-1] else f"{ordered[0]}–{ordered[-1]}"
+def _knees(own: list[Curve]) -> str:
+    values = _span([curve.knee.value for curve in own], ".2f")
+    doubt = _span([end for curve in own for end in (curve.knee.low, curve.knee.high)], ".2f")
+    return f"{_count(len(own), 'knee')} at {values} × pool size (95 % intervals within {doubt})"
+
+
+def _span(values: Sequence[float], digits: str) -> str:
+    low, high = (format(end, digits) for end in (min(values), max(values)))
+    return low if low == high else f"{low}–{high}"
 
 
 # Latency against pool size, one load on every pool
@@ -268,7 +317,9 @@ def _span(values: Iterable[int]) -> str:
 
 def _same_load(cells: pd.DataFrame) -> pd.DataFrame:
     sweep = _pooled(cells)
-    return sweep[(sweep["rtt_s"] == SAME_RTT_S) & (sweep["concurrency"] == SAME_USERS)]
+    return sweep[
+        (sweep["rtt_s"] == SAME_RTT_S) & (sweep["concurrency"] == SAME_USERS * sweep["workers"])
+    ]
 
 
 def _sized(cells: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -308,19 +359,19 @@ def _short_pool(ratio: Estimate, ends: Ends) -> str:
     if not _known(ratio):
         return f"What a pool of {ends.small} costs is undecided"
     if ratio.low > SAME:
-        return f"A pool of {ends.small} makes p50 latency {_times(ratio)} that of {ends.enough}"
+        return f"p50 latency with a pool of {ends.small} is {_times(ratio)} that with {ends.enough}"
     verb = "is no slower" if ratio.high < SAME else "is not shown to be slower"
-    return f"A pool of {ends.small} {verb} than {ends.enough}: p50 {_times(ratio)}"
+    return f"A pool of {ends.small} {verb} than one of {ends.enough}: p50 {_times(ratio)}"
 
 
 def _large_pool(ratio: Estimate, ends: Ends) -> str:
     if not _known(ratio):
         return f"beyond {ends.enough} undecided"
     if ratio.high < 1 / SAME:
-        return f"{ends.large} lowers it further: {_times(ratio)}"
+        return f"{ends.large} lowers it to {_times(ratio)}"
     if ratio.low > SAME:
-        return f"{ends.large} raises it again: {_times(ratio)}"
-    even = 1 / SAME <= ratio.low and ratio.high <= SAME
+        return f"{ends.large} raises it to {_times(ratio)}"
+    even = ratio.low >= 1 / SAME and ratio.high <= SAME
     return f"{ends.large} {'changes nothing' if even else 'shows no difference'}: {_times(ratio)}"
 
 
@@ -328,7 +379,8 @@ def _large_pool(ratio: Estimate, ends: Ends) -> str:
 
 
 def _light_load(cells: pd.DataFrame) -> pd.DataFrame:
-    light = cells[(cells["rtt_s"] == 0) & (cells["concurrency"] == COST_USERS)]
+    users = COST_USERS * cells["workers"]
+    light = cells[(cells["rtt_s"] == 0) & (cells["concurrency"] == users)]
     return light.assign(connections=light["pool_size"] * light["workers"])
 
 
@@ -339,16 +391,24 @@ def _cost_finding(cells: pd.DataFrame) -> str:
     if ends is None:
         return f"The cost of large pools is undecided: {_why_undecided(lifo)}"
     valid = lifo[lifo["valid"]]
-    held = [_median(_sized(valid, size), "client_fds_peak") for size in (ends.large, ends.enough)]
-    memory = [_median(_sized(valid, size), "server_client_memory_bytes")
-              for size in (ends.large, ends.enough)]  # fmt: skip
-    verb = "costs" if held[0] > SAME * held[1] else "does not cost more:"
-    seen = "" if _replicates(valid) >= REPLICATES_NEEDED else " (few replicates: no conclusion)"
+    large, enough = (_sized(valid, size) for size in (ends.large, ends.enough))
+    seen = (
+        "" if _replicates(valid) >= REPLICATES_NEEDED else "Too few replicates for a conclusion. "
+    )
+    return f"{seen}{_held_said(large, enough, ends)}. {_cpu_said(lifo, ends)}"
+
+
+def _held_said(large: pd.DataFrame, enough: pd.DataFrame, ends: Ends) -> str:
+    held = [
+        (_median(pool, "client_fds_peak"), _median(pool, "server_client_memory_bytes"))
+        for pool in (large, enough)
+    ]
+    verb = "holds" if held[0][0] > SAME * held[1][0] else "holds no more than it needs:"
+    (fds, memory), (few, little) = held
     return (
-        f"For {COST_USERS} users a pool of {ends.large} {verb} {si(held[0], 'count')} descriptors "
-        f"and {si(memory[0], 'bytes')} on the server, a pool of {ends.enough} "
-        f"{si(held[1], 'count')} and {si(memory[1], 'bytes')}{seen}; "
-        f"{_cpu_said(lifo, ends)}"
+        f"For {COST_USERS} users a pool of {ends.large} {verb} {si(fds, 'count')} client "
+        f"descriptors and {si(memory, 'bytes')} of server memory; a pool of {ends.enough} holds "
+        f"{si(few, 'count')} and {si(little, 'bytes')}"
     )
 
 
@@ -361,7 +421,7 @@ def _cpu_said(lifo: pd.DataFrame, ends: Ends) -> str:
     ratio = paired_ratio(
         _sized(known, ends.large), _sized(known, ends.enough), "server_cpu_us_per_op"
     )
-    return f"server CPU per operation {_times(ratio) if _known(ratio) else 'undecided'}"
+    return f"Server CPU per operation: {_times(ratio) if _known(ratio) else 'undecided'}"
 
 
 # Little's law
@@ -393,11 +453,8 @@ def _little_finding(cells: pd.DataFrame) -> str:
     if not users.gated and not pool.gated:
         return "No cell holds a figure to test Little's law with"
     said = [
-        f"{audit.held} of {audit.gated} cells account for {what} within {limit:.0%}"
-        for audit, what, limit in (
-            (users, "the users", LITTLE_USERS),
-            (pool, "the pool", LITTLE_POOL),
-        )
+        f"{name} within {si(limit, 'share')} in {audit.held} of {audit.gated} cells"
+        for name, audit, limit in (("users", users, LITTLE_USERS), ("pool", pool, LITTLE_POOL))
         if audit.gated
     ]
     all_hold = users.held == users.gated and pool.held == pool.gated
@@ -423,19 +480,27 @@ def figures(cells: pd.DataFrame) -> dict[str, Figure]:
 
 def _marks(figure: Figure, cells: pd.DataFrame, text: str) -> Figure:
     """The small print, with a key for the marks that these cells bring in."""
-    replicates = f"Median of {_count(_replicates(cells), 'replicate')}, bars from lowest to highest."
     hollow = bool(points(cells, KEY, "qps")["hollow"].any())
-    footnote(figure, f"{replicates} {text}", hollow=hollow, invalid=bool((~cells["valid"]).any()))
+    spread = f"Median of {_count(_replicates(cells), 'replicate')}, bars from lowest to highest."
+    footnote(figure, f"{spread} {text}", hollow=hollow, invalid=_any_invalid(cells))
     return figure
 
 
-def _draw(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str, **line: bool) -> None:
+def _any_invalid(cells: pd.DataFrame) -> bool:
+    return bool((~cells["valid"]).any())
+
+
+def _draw(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) -> None:
     """The line through the replicates' medians, and every invalid cell crossed out where it is."""
-    line_of = points(cells, [x], y)
-    bars = {"low": line_of["low"].tolist(), "high": line_of["high"].tolist()}
-    hollow = line_of["hollow"].tolist()
+    line = points(cells, [x], y)
     draw_curve(
-        axes, style, line_of[x].tolist(), line_of["median"].tolist(), hollow=hollow, **bars, **line
+        axes,
+        style,
+        line[x].tolist(),
+        line["median"].tolist(),
+        low=line["low"].tolist(),
+        high=line["high"].tolist(),
+        hollow=line["hollow"].tolist(),
     )
     _cross_out(axes, style, cells, x, y)
 
@@ -457,6 +522,8 @@ def _draw_sizes(axes: Axes, cells: pd.DataFrame, y: str, *, dashed: bool = False
 
 def _cross_out(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) -> None:
     bad = cells[~cells["valid"]].dropna(subset=[y])
+    if bad.empty:
+        return
     draw_curve(axes, style, bad[x].tolist(), bad[y].tolist(), invalid=[True] * len(bad))
 
 
@@ -478,15 +545,19 @@ def _draw_concurrency(cells: pd.DataFrame, title: str) -> Figure:
     )
 
 
+LABELS = 0.78  # of a panel's width is for the data, the rest for what names them
+
+
 def _draw_round_trip(axes: Axes, cells: pd.DataFrame, rtt: float) -> None:
     panel_title(axes, f"RTT {si(rtt, 's')}")
+    low, high = cells["concurrency"].min() / 1.4, cells["concurrency"].max() * 1.2
+    axes.set_xlim(low, low * (high / low) ** (1 / LABELS))
     _draw_band(axes, cells[cells["concurrency"] <= cells["connections"]])
     for pool in _full_pools(cells):
         own = cells[(cells["pool_size"] == pool) & (cells["concurrency"] >= cells["connections"])]
         connections = int(own["connections"].iloc[0])
-        limit = connections / rtt
-        axes.hlines(limit, connections, CONCURRENCIES[-1], color=pool_style(pool).colour,
-                    linestyle="--", linewidth=0.7, zorder=1)  # fmt: skip
+        axes.hlines(connections / rtt, connections, 3 * own["concurrency"].max(), linestyle="--",
+                    color=pool_style(pool).colour, linewidth=0.7, zorder=1)  # fmt: skip
         _draw(axes, pool_style(pool), own, "concurrency", "qps")
     _draw_ceiling(axes, cells)
 
@@ -502,19 +573,36 @@ def _draw_band(axes: Axes, free: pd.DataFrame) -> None:
     _draw(axes, NEUTRAL, free, "concurrency", "qps")
 
 
-def _draw_ceiling(axes: Axes, cells: pd.DataFrame) -> None:
-    """What the rig carries: only where the highest rate is one that the rig, not a pool, ended."""
+def _ceiling_of(cells: pd.DataFrame) -> Ceiling | None:
+    """What the rig carries: known where the highest rate is one that the rig, not a pool, ended."""
     top = points(cells, ["pool_size", "concurrency"], "qps").nlargest(1, "median")
-    for best in top.itertuples():
-        if best.hollow:
-            ceiling(axes, best.low, best.high, f"limit: {best.bound_by}")
+    if not top["hollow"].any():
+        return None
+    bound = cells[cells["valid"] & cells["bound_by"].isin(APPARATUS)]
+    best = top.iloc[0]
+    return Ceiling(best["median"], bound["qps"].max(), best["bound_by"], best["concurrency"])
+
+
+class Ceiling(NamedTuple):
+    """From the best cell's median to the highest single rate; what limits it; its users."""
+
+    low: float
+    high: float
+    limit: str
+    users: int
+
+
+def _draw_ceiling(axes: Axes, cells: pd.DataFrame) -> None:
+    if found := _ceiling_of(cells):
+        middle = math.sqrt(cells["concurrency"].min() * cells["concurrency"].max())
+        in_the_way = found.users < max(middle, SAME_USERS)
+        ceiling(axes, found.low, found.high, f"limit: {found.limit}", right=in_the_way)
 
 
 def _same_scales(panels: list[Axes], cells: pd.DataFrame) -> None:
-    """One pair of scales for all round trips: their plateaus are there to be compared."""
+    """One scale of rates for all round trips: their plateaus are there to be compared."""
     rates = cells["qps"]
     for axes in panels:
-        axes.set_xlim(0.8, 4 * CONCURRENCIES[-1])
         if len(cells):
             axes.set_ylim(rates.min() / 1.5, rates.max() * 1.6)
         log_axis(axes.xaxis, "count", "users")
@@ -526,12 +614,15 @@ def _name_limits(axes: Axes, cells: pd.DataFrame) -> None:
     free = cells[cells["concurrency"] <= cells["connections"]]
     lines = [(f"{pool}: ", pool_style(pool), cells[cells["pool_size"] == pool])
              for pool in _full_pools(cells)]  # fmt: skip
-    ends = [_end(name, style, own) for name, style, own in [("", NEUTRAL, free), *lines]]
+    if not _ceiling_of(cells):  # else that names the band's limit
+        lines.append(("", NEUTRAL, free))
+    ends = [_end(name, style, own) for name, style, own in lines]
     label_ends(axes, [end for end in ends if end])
     band = points(free, ["concurrency"], "qps")
-    for start in band.iloc[len(band) // 3 :].head(1).itertuples():
-        axes.annotate("pool not binding", (start.concurrency, start.high), (-6, 8), fontsize=8.5,
-                      textcoords="offset points", ha="right", color=MUTED)  # fmt: skip
+    for start in band.iloc[len(band) // 2 :].head(1).itertuples():
+        axes.annotate("pool not binding", (start.concurrency, start.high), (-8, 8), fontsize=8.5,
+                      textcoords="offset points", ha="right", color=MUTED,
+                      **OVER_LINES)  # fmt: skip
 
 
 def _end(name: str, style: Style, cells: pd.DataFrame) -> tuple[float, float, str, Style] | None:
@@ -546,21 +637,29 @@ def _draw_latency(cells: pd.DataFrame, title: str) -> Figure:
     load = _same_load(cells)
     figure, (latency, wait) = new_figure(title, 1, 2, size=(11.0, 5.4))
     panel_title(latency, f"latency, {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}")
-    panel_title(wait, "wait for a connection, p99 (below 1 µs drawn at 1 µs)")
-    _draw_sizes(latency, load, "latency_p50_s")
-    _draw_sizes(latency, load, "latency_p99_s", dashed=True)
-    shown = load.assign(acquire_p99_s=load["acquire_p99_s"].clip(lower=SHORTEST_S))
-    _draw_sizes(wait, shown, "acquire_p99_s")
-    for axes in (latency, wait):
-        log_axis(axes.xaxis, "count", "pool size")
-        log_axis(axes.yaxis, "s", "")
-        axes.axvline(SAME_USERS, color=MUTED, linewidth=0.8, linestyle=":")
-    label_ends(latency, _ends_of(load, {"latency_p50_s": "p50", "latency_p99_s": "p99"}))
-    return _marks(figure, load, f"Dotted: as many connections as users ({SAME_USERS}). A p99 of "
-                                "fewer than 726 requests is left blank.")  # fmt: skip
+    panel_title(wait, "of that, the wait for a connection (below 1 µs drawn at 1 µs)")
+    waits = {
+        column: load[column].clip(lower=TICK_S) for column in ("acquire_p50_s", "acquire_p99_s")
+    }
+    _draw_p50_p99(latency, load, "latency")
+    _draw_p50_p99(wait, load.assign(**waits), "acquire")
+    return _marks(
+        figure,
+        load,
+        "Title: ratios paired within blocks, brackets are 95 % intervals. Dotted: as many "
+        f"connections as users ({SAME_USERS}). A p99 of fewer than {samples_needed(0.99)} "
+        "requests is left blank.",
+    )
 
 
-SHORTEST_S = 1e-6  # histograms count whole microseconds
+def _draw_p50_p99(axes: Axes, cells: pd.DataFrame, kind: str) -> None:
+    _draw_sizes(axes, cells, f"{kind}_p50_s")
+    _draw_sizes(axes, cells, f"{kind}_p99_s", dashed=True)
+    log_axis(axes.xaxis, "count", "pool size")
+    log_axis(axes.yaxis, "s", "")
+    axes.axvline(SAME_USERS, color=MUTED, linewidth=0.8, linestyle=":")
+    names = {f"{kind}_p50_s": "p50", f"{kind}_p99_s": "p99"}
+    label_ends(axes, _ends_of(cells, names))
 
 
 def _ends_of(cells: pd.DataFrame, names: dict[str, str]) -> list[tuple[float, float, str, Style]]:
@@ -584,10 +683,13 @@ COSTS: tuple[tuple[str, str, Unit], ...] = (
     ("server_fds_peak", "descriptors of the server", "count"),
     ("link_fds_peak", "descriptors of the link", "count"),
     ("server_client_memory_bytes", "server's memory for clients", "bytes"),
-    ("client_rss_bytes", "worker's memory (grows, never shrinks)", "bytes"),
+    ("client_rss_bytes", "worker's memory (kept over cells)", "bytes"),
     ("server_cpu_s_per_op", "server CPU per operation", "s"),
     ("client_cpu_s_per_op", "client CPU per operation", "s"),
 )
+
+
+SPANNING = {"client_fds_peak", "server_fds_peak", "link_fds_peak", "server_client_memory_bytes"}
 
 
 def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
@@ -598,7 +700,7 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
         through_link = column.startswith("link")
         _draw_variants(axes, linked if through_link else light, column)
         log_axis(axes.xaxis, "count", "pool size")
-        (linear_axis if unit == "s" else log_axis)(axes.yaxis, unit, "")
+        (log_axis if column in SPANNING else linear_axis)(axes.yaxis, unit, "")
         at = f", {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}" if through_link else ""
         panel_title(axes, f"{what}{at}")
     _variant_legend(panels[-1])
@@ -623,7 +725,9 @@ def _variant_legend(axes: Axes) -> None:
         Line2D([], [], color=style.colour, marker=style.marker, label=f"{opening}, {order.upper()}")
         for (opening, order), style in VARIANTS.items()
     ]
-    axes.legend(handles=handles, loc="center", title="connections opened, handed out")
+    axes.legend(
+        handles=handles, loc="center", title="connections opened, handed out", frameon=False
+    )
 
 
 def _draw_little(cells: pd.DataFrame, title: str) -> Figure:
@@ -636,8 +740,9 @@ def _draw_little(cells: pd.DataFrame, title: str) -> Figure:
                "users, RTT 0: the generator's own share (not gated)")  # fmt: skip
     _draw_gate(pool, closed, "gate_little_pool", LITTLE_POOL, "pool: its count in use ÷ λW − 1")
     pool_legend(figure, closed["pool_size"])
-    return _marks(figure, closed, "A point per replicate. Grey: within the limit. Beyond twice the "
-                                  "limit the scale is logarithmic.")  # fmt: skip
+    footnote(figure, "A point per replicate. Grey: within the limit. Beyond twice the limit the "
+                     "scale is logarithmic.", invalid=_any_invalid(closed))  # fmt: skip
+    return figure
 
 
 def _draw_gate(axes: Axes, cells: pd.DataFrame, gate: str, limit: float, what: str) -> None:
@@ -656,18 +761,146 @@ def _dots(axes: Axes, style: Style, cells: pd.DataFrame, gate: str) -> None:
     axes.plot(cells["concurrency"], cells[gate], style.marker, color=style.colour, alpha=0.7)
 
 
+# Prose: what a reader should see, its numbers from the cells
+
+
+def prose(cells: pd.DataFrame) -> dict[str, str]:
+    """A paragraph of Markdown below each figure."""
+    last = last_attempts(cells)
+    return {
+        "concurrency_qps": _concurrency_prose(last),
+        "latency_pool_size": _latency_prose(last),
+        "cost_pool_size": _cost_prose(last),
+        "little_audit": _little_prose(last),
+    }
+
+
+def _concurrency_prose(cells: pd.DataFrame) -> str:
+    found = curves(cells)
+    counts = {verdict: sum(curve.verdict == verdict for curve in found)
+              for verdict in ("own size", "elsewhere", "undecided")}  # fmt: skip
+    sweep = _pooled(cells)
+    known = len(evidence(sweep[sweep["rtt_s"] > 0]))
+    said = [_carried(at_rtt, float(rtt)) for rtt, at_rtt in sweep.groupby("rtt_s") if rtt > 0]
+    return (
+        "The grey line holds every cell with at least as many connections as users: there a pool "
+        "cannot bind. Each coloured line is a pool with more users than connections; dashed is "
+        "what theory allows it, pool size ÷ round trip. "
+        f"Of {_count(len(found), 'curve')}, {counts['own size']} flatten at the pool's own size "
+        f"(an interval within a factor of {OWN_SIZE}), {counts['elsewhere']} elsewhere, and "
+        f"{counts['undecided']} are undecided; {known} of {int((sweep['rtt_s'] > 0).sum())} cells "
+        "are neither invalid nor bound by the rig, and only those decide. "
+        f"{' '.join(said)} The table gives each knee with its interval."
+    )
+
+
+def _carried(cells: pd.DataFrame, rtt: float) -> str:
+    at = f"At {si(rtt, 's')}"
+    if found := _ceiling_of(cells):
+        return f"{at} this rig carries {si(found.low, '/s')}, limited by: {found.limit}."
+    return f"{at} the rig's own ceiling was not reached."
+
+
+def _latency_prose(cells: pd.DataFrame) -> str:
+    load = _same_load(cells)
+    valid = load[load["valid"]]
+    ends = _ends(valid, SAME_USERS)
+    if ends is None:
+        return f"Nothing to read here: {_why_undecided(load)}."
+    small, enough, large = (_sized(valid, size) for size in ends)
+    return (
+        f"Every pool serves the same {SAME_USERS} users at {si(SAME_RTT_S, 's')}; right of the "
+        f"dotted line it holds a connection for each. The median latency is {_p50(small)} with "
+        f"{ends.small} connections, {_p50(enough)} with {ends.enough} and {_p50(large)} with "
+        f"{ends.large}. Of that, the right panel shows the wait for a connection: "
+        f"{_p50(small, 'acquire')} at {ends.small}, {_p50(enough, 'acquire')} at {ends.enough}, "
+        f"where {_empty(enough)} of the requests found none free (at {ends.small}: "
+        f"{_empty(small)}). A closed loop slows down with its server: callers that arrive "
+        "whatever happens would wait longer."
+    )
+
+
+def _empty(cells: pd.DataFrame) -> str:
+    return si(_median(cells, "pool_empty_share"), "share")
+
+
+def _p50(cells: pd.DataFrame, kind: str = "latency") -> str:
+    value = _median(cells, f"{kind}_p50_s")
+    return "less than 1 µs" if value < TICK_S else si(value, "s")
+
+
+def _cost_prose(cells: pd.DataFrame) -> str:
+    light = _light_load(cells)
+    valid = light[light["valid"]]
+    if valid.empty:
+        return f"Nothing to read here: {_why_undecided(light)}."
+    linked = _same_load(cells)
+    largest = _sized(linked[linked["valid"]], linked["pool_size"].max())
+    bound = int(valid["bound_by"].isin(APPARATUS).sum())
+    link = si(_median(largest, "link_fds_peak"), "count")
+    return (
+        f"{COST_USERS} users use at most {COST_USERS} connections at once; whatever else a "
+        "prefilled pool holds is idle but open, on every hop. The link, as any middlebox that "
+        f"ends connections, holds two descriptors for each: {link} at the largest pool."
+        f"{_lazy_said(valid)}{_fifo_said(light)} CPU per operation is drawn as measured: "
+        f"{bound} of these {_count(len(valid), 'cell')} are bound by the rig, and those decide "
+        "nothing about a pool. Worker memory is that of a process which has served other pools "
+        "before."
+    )
+
+
+def _lazy_said(valid: pd.DataFrame) -> str:
+    lazy = valid[valid["opening"] == "lazy"]
+    if lazy.empty:
+        return ""
+    size = int(lazy["pool_size"].max())
+    held = si(_median(_sized(lazy, size), "client_fds_peak"), "count")
+    return f" A lazy pool of {size} held {held} in the client."
+
+
+def _fifo_said(light: pd.DataFrame) -> str:
+    """What handing out in turn costs beside the last one first, at the largest pool."""
+    chosen = _sized(light[light["valid"] & (light["opening"] == "prefilled")], LARGEST)
+    fifo, lifo = (chosen[chosen["order"] == order] for order in ("fifo", "lifo"))
+    ratio = paired_ratio(fifo, lifo, "server_client_memory_bytes")
+    if not _known(ratio):
+        return ""
+    return (
+        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(ratio)} the server "
+        "memory of as many handed out last in, first out."
+    )
+
+
+def _little_prose(cells: pd.DataFrame) -> str:
+    fast = cells[(cells["loop"] == "closed") & (cells["rtt_s"] < LITTLE_RTT_S)]
+    share = _median(fast, "gate_little_users") if "gate_little_users" in cells else math.nan
+    invalid = int((~cells["valid"]).sum())
+    return (
+        "Little's law ties three figures that are measured apart: rate, time, and number in "
+        "flight. A lost request, a wrong clock or a leaked connection would push a point out of "
+        "the grey band. On the left every user should have a request out all the time; at RTT 0 "
+        f"the gap is the time that the generator itself takes, {si(-share, 'share')} in the "
+        f"median. On the right the pool's own count should equal λW. {_count(invalid, 'cell')} of "
+        f"{len(cells)} failed a gate, these or others, and are crossed out."
+    )
+
+
 # Tables
 
 
 def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """What each pool carried at best, per round trip; medians over replicates."""
     last = last_attempts(cells)
-    medians = last[last["valid"]].groupby(KEY, as_index=False).agg(
-        qps=("qps", "median"),
-        p50=("latency_p50_s", "median"),
-        p99=("latency_p99_s", "median"),
-        wait_p99=("acquire_p99_s", "median"),
-        bound_by=("bound_by", lambda names: names.mode()[0]),
+    medians = (
+        last[last["valid"]]
+        .groupby(KEY, as_index=False)
+        .agg(
+            qps=("qps", "median"),
+            p50=("latency_p50_s", "median"),
+            p99=("latency_p99_s", "median"),
+            wait_p99=("acquire_p99_s", "median"),
+            bound_by=("bound_by", lambda names: names.mode()[0]),
+        )
     )
     ranked = medians.sort_values("qps", ascending=False).drop_duplicates(KEY[:-1])
     best = ranked.sort_values(KEY[:-1])
@@ -684,4 +917,20 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
             "wait p99 ms": (best["wait_p99"] * 1e3).round(3),
             "bound by": best["bound_by"],
         }
+    )
+
+
+def knee_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Each curve's knee in multiples of the pool size, its 95 % interval, and what it says."""
+    return pd.DataFrame(
+        {
+            "RTT ms": curve.rtt_s * 1e3,
+            "pool": curve.pool_size,
+            "knee ÷ size": round(curve.knee.value, 3),
+            "from": round(curve.knee.low, 3),
+            "to": round(curve.knee.high, 3),
+            "flattens at": curve.verdict,
+            "how, or why not": curve.method,
+        }
+        for curve in curves(cells)
     )

@@ -1,7 +1,8 @@
 """The worker's side: Locust spawns the users once per block, the master says what they do.
 
 Messages, each answered once with the tag it came with (a dict; bytes pass as they are):
-`prepare` opens the pool, `go` runs the cell and answers with its share of the figures.
+`prepare` opens the pool, `enter` lets the users in and warms up, `measure` answers with the
+worker's share of the figures, `close` ends the pool.
 An exception inside a handler would reach only the worker's log, so every answer carries `error`.
 """
 
@@ -26,6 +27,9 @@ from bench.model import BenchError, Cell
 from bench.rig.host import raise_fd_limit
 
 DRAIN_TIMEOUT_S = 15.0
+# Connecting costs CPU near by and round trips afar: at 50 ms, 100 at a time would take 5,000
+# connections 5 s of waiting. The listeners' backlog is 4096.
+CONNECTING, CONNECTING_AFAR = 100, 1000
 OWN_FDS = 100  # sockets to the master, log files, libraries
 
 
@@ -52,6 +56,7 @@ class Agent:
         self._pool: Pool | None = None
         self._pool_identity: tuple[Any, ...] = ()
         self._cell: Cell | None = None
+        self._job: Job | None = None
         self._share = 0
         self._seed = 0
 
@@ -85,7 +90,7 @@ class Agent:
         self.close_pool()
         self._pool = open_pool(cell, os.environ[URL_VARIABLE], address)
         if cell.opening == "prefilled":
-            self._pool.prefill()
+            self._pool.prefill(parallel=CONNECTING if not cell.rtt_s else CONNECTING_AFAR)
         self._pool_identity = identity
         return cell.pool_size if cell.opening == "prefilled" else 0
 
@@ -96,30 +101,41 @@ class Agent:
             self._pool, self._pool_identity = None, ()
         return {}
 
-    def go(self) -> dict[str, Any]:
-        """Run the prepared cell: enter, warm up, measure, drain. Blocks throughout."""
-        cell, pool = self._cell, self._pool
-        assert cell is not None
-        assert pool is not None
-        job = Job(cell, pool, self._share, self._seed)
+    def enter(self) -> dict[str, Any]:
+        """Let the users in and warm up; they keep going. Blocks until the warm-up is over."""
+        cell, pool = self._prepared()
+        self._job = job = Job(cell, pool, self._share, self._seed)
         gc.collect()
         gc.disable()  # a collection over 5,000 connections stops the worker for 50 ms
+        self._let_in(job, spread_s=max(cell.rtt_s, 0.001))
+        if not job.all_in.wait(DRAIN_TIMEOUT_S):
+            raise BenchError(f"not all users were going {DRAIN_TIMEOUT_S:g} s after their start")
+        gevent.sleep(cell.warmup_s)
+        return {}
+
+    def measure(self) -> dict[str, Any]:
+        """Measure the users that are going, and stop them. Blocks for the window and the drain."""
+        cell, pool = self._prepared()
+        job = self._job
+        assert job is not None, "`enter` comes before `measure`"
         try:
-            self._enter(job, spread_s=max(cell.rtt_s, 0.001))
-            gevent.sleep(cell.warmup_s)
             pool.reset_peaks()
             opening = _readings(pool)
             gevent.sleep(cell.measure_s)
             closing = _readings(pool)
-            job.stopping = True
-            if not job.drained.wait(DRAIN_TIMEOUT_S):
-                raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         finally:
             job.stopping = True
             gc.enable()
+        if not job.drained.wait(DRAIN_TIMEOUT_S):
+            raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         return _share_of(job, opening, closing)
 
-    def _enter(self, job: Job, spread_s: float) -> None:
+    def _prepared(self) -> tuple[Cell, Pool]:
+        assert self._cell is not None, "`prepare` comes first"
+        assert self._pool is not None, "`prepare` comes first"
+        return self._cell, self._pool
+
+    def _let_in(self, job: Job, spread_s: float) -> None:
         """Let users in evenly over one round trip, or they would march in step for good."""
         began = clock()
         for number, user in enumerate(self.users[: self._share]):
@@ -188,7 +204,13 @@ def agent_of(environment: Any) -> Agent:
 def _listen(environment: Any, runner: Any, **_: Any) -> None:
     """Answer the master's messages; each in its own greenlet, since a cell takes seconds."""
     agent = _agents.setdefault(environment, Agent(runner))
-    for name, work in (("prepare", agent.prepare), ("go", agent.go), ("close", agent.close_pool)):
+    verbs = {
+        "prepare": agent.prepare,
+        "enter": agent.enter,
+        "measure": agent.measure,
+        "close": agent.close_pool,
+    }
+    for name, work in verbs.items():
 
         def handle(environment: Any, msg: Any, work: Any = work, **_: Any) -> None:
             agent.answer(msg, work)

@@ -30,9 +30,9 @@ def measure(
     rig.check()
     swarm.prepare(cell, rig.address(cell.rtt_s), seed=block)
     before = rig.server.snapshot()
-    running = swarm.start(cell)
-    readings = _watch(rig, swarm, cell)
-    total = Merged(swarm.collect(running))
+    swarm.enter(cell)
+    readings, shares = _watch(rig, swarm, cell)
+    total = Merged(shares)
     calls = calls_between(before, rig.server.snapshot())
     rig.hiccups.read()
     found = Findings(cell, total, readings, calls, owned=rig.server.owned)
@@ -46,15 +46,16 @@ def measure(
     )
 
 
-def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> Readings:
-    """Probe the same stretch of time that the workers call their window, within milliseconds."""
+def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> tuple[Readings, list[dict[str, Any]]]:
+    """Probe the stretch of time that the workers call their window, within milliseconds."""
     probes = rig.probes(swarm.pids)
     try:
-        time.sleep(cell.rtt_s + cell.warmup_s)
         rig.hiccups.mark()
         probes.start_window()
+        running = swarm.start(cell)
         time.sleep(cell.measure_s)
-        return probes.end_window()
+        readings = probes.end_window()
+        return readings, swarm.collect(running)
     finally:
         probes.close()
 

@@ -160,7 +160,7 @@ class _ThreadWaiter:
 
 
 class _GreenletWaiter:
-    """The same for a greenlet: the hub switches straight to it, at a third of the cost of a lock."""
+    """The same for a greenlet: the hub switches straight to it, at a third of a lock's cost."""
 
     __slots__ = ("_greenlet", "_hub", "_parked", "granted", "since")
 

@@ -90,15 +90,17 @@ class Swarm:
         )
         return self._collect(asked, PREPARE_TIMEOUT_S)
 
+    def enter(self, cell: Cell) -> None:
+        """Let the prepared cell's users in; blocks until all are going and warmed up."""
+        self._collect(self._ask("enter", [{}] * self._count), cell.warmup_s + 2 * DRAIN_TIMEOUT_S)
+
     def start(self, cell: Cell) -> Running:
-        """Set the prepared cell going; returns at once."""
-        return Running(cell, self._ask("go", [{}] * self._count))
+        """Begin the window of the cell whose users are going; returns at once."""
+        return Running(cell, self._ask("measure", [{}] * self._count))
 
     def collect(self, running: Running) -> list[dict[str, Any]]:
         """Blocks until the cell is over: each worker's share of the figures."""
-        cell = running.cell
-        longest = cell.rtt_s + cell.warmup_s + cell.measure_s + DRAIN_TIMEOUT_S + 10
-        return self._collect(running.tags, longest)
+        return self._collect(running.tags, running.cell.measure_s + 2 * DRAIN_TIMEOUT_S)
 
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""

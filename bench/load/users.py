@@ -30,16 +30,21 @@ class Job:
     def __init__(self, cell: Cell, pool: Pool, users: int, seed: int) -> None:
         self.recorder = Recorder(("GET", "SET"))
         self.stopping = False
+        self.all_in = Event()
         self.drained = Event()
-        self._running = users
+        self._outside = self._running = users
         self._pool = pool
         self._cell = cell
         self._commands = prepare_commands(cell, self.recorder, seed)
         if not users:
+            self.all_in.set()
             self.drained.set()
 
     def run(self, user: int) -> None:
         """Be virtual user number `user` until the job stops. Blocks its greenlet."""
+        self._outside -= 1
+        if not self._outside:
+            self.all_in.set()
         try:
             session = SESSIONS[self._cell.client](self._pool)
             closed_loop(self, session, self._commands, start=user * 61)

@@ -1,25 +1,81 @@
-"""Executes a run's notebooks on its stored results; they read, they never measure."""
+"""Executes notebooks on stored results: they read, they never measure.
+
+Jupyter's packages are imported inside functions: they take a second, and most verbs need none.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from bench.experiments import chosen
+from bench.figures import save
 from bench.model import BenchError
+from bench.store import load_cells
 
-SOURCE = Path(__file__).resolve().parents[2] / "notebooks"
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = ROOT / "notebooks"
+REFERENCE = ROOT / "results" / "reference"
+PAIRING = {
+    "formats": "ipynb,py:percent",
+    "notebook_metadata_filter": "-jupytext.text_representation.jupytext_version",
+}
+TIMEOUT_S = 300  # for one cell of a notebook
+# The usual page fetches scripts from the network and is as wide as the screen.
+PAGE = """{% extends 'lab/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+{% block notebook_css %}{{ super() }}<style>
+main { max-width: 1340px; margin: 0 auto; padding: 0 1.5em; }
+.jp-OutputPrompt, .jp-InputPrompt { display: none; }
+.jp-RenderedMarkdown p, .jp-RenderedMarkdown li { max-width: 52em; }
+</style>{% endblock %}
+"""
 
 
 def execute(folder: Path, experiments: Iterable[str]) -> list[Path]:
-    """Run each experiment's notebook on `folder` and write it, executed, and as HTML beside the
-    results. Blocks for seconds per notebook. Returns the HTML pages. Raises BenchError."""
+    """Draw each experiment's figures into `folder`/figures, run its notebook on the folder, and
+    write it, executed and as an HTML page, into `folder`/notebooks. Returns the pages.
+
+    Blocks for some seconds per notebook. Raises BenchError.
+    """
+    try:
+        return _execute(folder, list(experiments))
+    except OSError as error:
+        raise BenchError(f"{folder} cannot be written: {error.strerror}") from error
+
+
+def _execute(folder: Path, names: list[str]) -> list[Path]:
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
-    return [_execute(notebook, folder, out) for notebook in _of(experiments)]
+    with ThreadPoolExecutor(max_workers=1) as beside:  # kernels are processes of their own
+        pages = [beside.submit(_publish, notebook, out) for notebook in _of(names)]
+        _save_figures(folder, names)
+        return [page.result() for page in pages]
+
+
+def refresh() -> list[Path]:
+    """Write every committed notebook anew from its script, executed on the committed run where
+    there is one. Blocks for some seconds per notebook. Raises BenchError."""
+    return [_refreshed(script) for script in sorted(SOURCE.glob("*.py"))]
+
+
+def _refreshed(script: Path) -> Path:
+    import jupytext  # type: ignore[import-untyped]
+
+    notebook = jupytext.read(script)
+    if REFERENCE.exists():
+        notebook = _executed(notebook, script.stem, SOURCE)
+    _without_traces(notebook)
+    notebook.metadata["jupytext"] = PAIRING
+    _write(notebook, script.with_suffix(".ipynb"))
+    return script.with_suffix(".ipynb")
 
 
 def _of(experiments: Iterable[str]) -> list[Path]:
@@ -28,22 +84,110 @@ def _of(experiments: Iterable[str]) -> list[Path]:
     return [p for p in sorted(SOURCE.glob("*.ipynb")) if re.sub(r"^\d+_", "", p.stem) in wanted]
 
 
-def _execute(notebook: Path, folder: Path, out: Path) -> Path:
-    target = out / notebook.name
-    _call(
-        ["papermill", str(notebook), str(target), "-p", "run", str(folder.resolve()),
-         "--cwd", str(SOURCE), "--no-progress-bar", "--kernel", "python3"],
-        f"notebook {notebook.name} failed",
-    )  # fmt: skip
-    _call(["nbconvert", "--to", "html", str(target), "--log-level", "ERROR"], "no HTML page")
-    return target.with_suffix(".html")
+def _save_figures(folder: Path, experiments: list[str]) -> None:
+    cells = load_cells(folder)
+    for module in chosen(tuple(experiments)):
+        own = cells[cells["experiment"] == module.NAME]
+        for name, figure in module.figures(own).items():
+            save(figure, folder / "figures", name)
 
 
-def _call(arguments: list[str], failure: str) -> None:
-    environment = {**os.environ, "MPLBACKEND": "agg", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True
+def _publish(stored: Path, out: Path) -> Path:
+    # Seen from where the executed notebook will lie: no path of this machine gets into it.
+    notebook = _parameterised(_read(stored), {"run": ".."})
+    executed = _without_traces(_executed(notebook, stored.stem, out))
+    _write(executed, out / stored.name)
+    page = out / f"{stored.stem}.html"
+    page.write_text(_html(executed), encoding="utf-8")
+    return page
+
+
+def _executed(notebook: Any, name: str, where: Path) -> Any:
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(where)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        timeout=TIMEOUT_S,
     )
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no output"]
-        raise BenchError(f"{failure}: {last[0]}")
+    try:
+        with _kernel_environment():
+            return client.execute()
+    except CellExecutionError as error:
+        raise BenchError(f"notebook {name} failed: {error.evalue}") from None
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise BenchError(f"notebook {name} failed: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _parameterised(notebook: Any, parameters: dict[str, Any]) -> Any:
+    """As papermill does it: a cell after the one tagged `parameters`."""
+    from nbformat.v4 import new_code_cell
+
+    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in _tags(cell)]
+    if parameters:
+        source = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+        cell = new_code_cell(source, metadata={"tags": ["injected-parameters"]})  # type: ignore[no-untyped-call]
+        notebook.cells.insert(tagged[0] + 1, cell)
+    return notebook
+
+
+def _tags(cell: Any) -> list[str]:
+    return list(cell.metadata.get("tags", []))
+
+
+@contextmanager
+def _kernel_environment() -> Iterator[None]:
+    """The kernel is a process of its own: it needs to find this package, wherever it runs."""
+    known = dict(os.environ)
+    paths = [str(ROOT), *filter(None, [known.get("PYTHONPATH")])]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= known
+
+
+def _without_traces(notebook: Any) -> Any:
+    """Nothing that differs from one execution, or one machine, to the next but the results."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(notebook.cells, 1):
+        cell.metadata = {"tags": tags} if (tags := _tags(cell)) else {}
+        cell.id = f"cell-{number:02d}"
+    return notebook
+
+
+def _read(path: Path) -> Any:
+    import nbformat
+
+    return nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+
+
+def _write(notebook: Any, path: Path) -> None:
+    import nbformat
+
+    plain = nbformat.from_dict(notebook)  # type: ignore[no-untyped-call]
+    nbformat.write(plain, path)  # type: ignore[no-untyped-call]
+
+
+def _html(notebook: Any) -> str:
+    """One page that needs no network, with the code left out."""
+    from jinja2 import DictLoader
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        extra_loaders=[DictLoader({"page.html.j2": PAGE})], template_file="page.html.j2"
+    )
+    exporter.exclude_input = True
+    body, _ = exporter.from_notebook_node(notebook)
+    return str(body)

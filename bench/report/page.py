@@ -1,0 +1,139 @@
+"""What notebooks show of a run beside its own plots and tables."""
+
+from __future__ import annotations
+
+import io
+from html import escape
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pandas as pd
+from IPython.display import HTML, Image, Markdown
+from matplotlib.figure import Figure
+
+from bench.analysis.replicates import last_attempts
+from bench.figures import STYLE
+from bench.model import PreflightError
+from bench.store import Store, load_cells
+
+INLINE_DPI = 96
+# Which settings name an invalid cell, and how its table heads them.
+INVALID_COLUMNS = {
+    "rtt_s": "RTT s",
+    "pool_size": "pool",
+    "concurrency": "users",
+    "opening": "opening",
+    "order": "order",
+    "replicate": "replicate",
+    "attempt": "attempt",
+}
+
+
+class Run(NamedTuple):
+    """The cells of one experiment in a run, and the run's manifest."""
+
+    cells: pd.DataFrame
+    manifest: dict[str, Any]
+
+
+class NothingToShow(PreflightError):
+    """Ends a notebook with one line in place of a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+def open_run(folder: str, experiment: str) -> Run:
+    """Read a run. Raises NothingToShow where there is none, or it holds no cell of this."""
+    try:
+        cells = load_cells(folder)
+        manifest = Store.open(folder).manifest
+    except PreflightError as error:
+        raise NothingToShow(f"Nothing to show: {error}") from None
+    cells = cells[cells["experiment"] == experiment]
+    if cells.empty:
+        raise NothingToShow(f"Nothing to show: {folder} holds no cell of {experiment}")
+    return Run(cells, manifest)
+
+
+def show(figure: Figure, finding: str) -> Image:
+    """The figure as a picture of its natural width; `finding` is what it says without it."""
+    picture = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(picture, dpi=INLINE_DPI, metadata={"Software": None})
+    return Image(picture.getvalue(), alt=finding)  # type: ignore[no-untyped-call]
+
+
+def bullets(lines: list[str]) -> Markdown:
+    """A list in Markdown."""
+    return Markdown("\n".join(f"- {line}" for line in lines))  # type: ignore[no-untyped-call]
+
+
+def table(frame: pd.DataFrame, empty: str = "None.") -> HTML | Markdown:
+    """A table without its index; the text `empty` where it has no row."""
+    if frame.empty:
+        return Markdown(empty)  # type: ignore[no-untyped-call]
+    return HTML(frame.to_html(index=False, border=0, na_rep="–", float_format="{:.6g}".format))  # type: ignore[no-untyped-call]
+
+
+def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Every attempt that failed a gate, why, and whether measuring it again mended that."""
+    last = last_attempts(cells).set_index(["cell", "block"])["valid"]
+    bad = cells[~cells["valid"]]
+    keys = pd.MultiIndex.from_frame(bad[["cell", "block"]])
+    listed = bad[list(INVALID_COLUMNS)].rename(columns=INVALID_COLUMNS)
+    again = ["valid" if valid else "invalid" for valid in last.loc[keys]] if len(bad) else []
+    return listed.assign(**{"last attempt": again, "why": bad["invalid_reasons"]})
+
+
+def environment(manifest: dict[str, Any]) -> HTML:
+    """On what the run was made, from its manifest: no host name, no path."""
+    rows = "".join(
+        f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
+        for name, text in _environment(manifest).items()
+        if text
+    )
+    return HTML(f"<table>{rows}</table>")  # type: ignore[no-untyped-call]
+
+
+def _environment(manifest: dict[str, Any]) -> dict[str, str]:
+    settings = manifest.get("settings", {})
+    servers = [f"{server['flavour']} {server['version']}" for server in manifest.get("servers", [])]
+    packages = [f"{name} {version}" for name, version in manifest.get("packages", {}).items()]
+    known = {
+        "status": manifest.get("status"),
+        "started": manifest.get("started"),
+        "ended": manifest.get("ended"),
+        "profile": settings.get("profile"),
+        "workers": settings.get("workers"),
+        "seed": settings.get("seed"),
+        "workload": settings.get("workload"),
+        "server": ", ".join(servers) + ("" if settings.get("owned_server", True) else " (yours)"),
+        "processor": manifest.get("cpu_model"),
+        "cores": manifest.get("cores_usable"),
+        "memory": _gigabytes(manifest.get("memory_bytes")),
+        "system": manifest.get("os"),
+        "kernel": manifest.get("kernel"),
+        "descriptor limit": manifest.get("fd_limit_hard"),
+        "load average": _load(manifest),
+        "python": manifest.get("python"),
+        "packages": ", ".join(packages),
+        "commit": f"{manifest.get('git_commit') or 'unknown'}"
+        + (" and changes" if manifest.get("git_dirty") else ""),
+    }
+    return {name: _said(value) for name, value in known.items()}
+
+
+def _gigabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def _load(manifest: dict[str, Any]) -> str:
+    ends = [manifest.get(name) for name in ("load_average", "load_average_end")]
+    return " → ".join("/".join(f"{value:.2f}" for value in end) for end in ends if end)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {part}" for name, part in value.items())
+    return "" if value is None else str(value)

@@ -1,0 +1,102 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Pool sweep
+#
+# What do pools of 5 to 5000 connections do to throughput, waiting and cost? Locust workers drove a
+# real Redis in a closed loop: a fixed number of users, each sending its next request after the last
+# reply. All numbers on this page are read from the stored run; a sentence that the data do not
+# support says so itself.
+
+# %%
+from IPython.display import Markdown
+
+from bench.experiments import pool_sweep
+from bench.report.page import bullets, environment, invalid_cells, open_run, show, table
+
+# %% tags=["parameters"]
+run = "../results/reference"
+
+# %%
+cells, manifest = open_run(run, pool_sweep.NAME)
+findings = pool_sweep.findings(cells)
+prose = pool_sweep.prose(cells)
+figures = pool_sweep.figures(cells)
+
+# %%
+bullets(list(findings.values()))
+
+# %% [markdown]
+# ## Concurrency against throughput
+
+# %%
+show(figures["concurrency_qps"], findings["concurrency_qps"])
+
+# %%
+Markdown(prose["concurrency_qps"])
+
+# %%
+table(pool_sweep.knee_table(cells), "No pool had more users than connections.")
+
+# %% [markdown]
+# ## Latency against pool size
+
+# %%
+show(figures["latency_pool_size"], findings["latency_pool_size"])
+
+# %%
+Markdown(prose["latency_pool_size"])
+
+# %% [markdown]
+# ## What a large pool costs
+
+# %%
+show(figures["cost_pool_size"], findings["cost_pool_size"])
+
+# %%
+Markdown(prose["cost_pool_size"])
+
+# %% [markdown]
+# ## Can the figures be trusted? Little's law
+
+# %%
+show(figures["little_audit"], findings["little_audit"])
+
+# %%
+Markdown(prose["little_audit"])
+
+# %% [markdown]
+# ## The best of each pool
+#
+# Medians over replicates, for the number of users at which the pool served most.
+
+# %%
+table(pool_sweep.tables(cells), "No cell is valid.")
+
+# %% [markdown]
+# ## Invalid cells
+#
+# A cell that fails a gate is measured once more, and both attempts are kept. The last one is drawn:
+# crossed out where it failed again, and then no sentence above rests on it.
+
+# %%
+table(invalid_cells(cells), "Every cell passed its gates at the first attempt.")
+
+# %% [markdown]
+# ## The run
+
+# %%
+environment(manifest)

@@ -1,0 +1,208 @@
+"""Notebooks: paired, free of traces, executed headless on a run, and pages that need no network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import pandas as pd
+import pytest
+import synthetic
+
+from bench.experiments import discover
+from bench.model import BenchError
+from bench.report import notebooks, page
+from bench.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+STORED = sorted((ROOT / "notebooks").glob("*.ipynb"))
+REFERENCE = ROOT / "results" / "reference"
+LARGEST_PICTURE = 150_000
+HOME = str(Path.home())
+PLAIN = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic smoke run whose notebook was executed."""
+    folder = synthetic.store(tmp_path_factory.mktemp("results") / "run", "smoke", 1)
+    pages = notebooks.execute(folder, ["pool_sweep"])
+    assert pages == [folder / "notebooks" / "01_pool_sweep.html"]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(run: Path) -> Any:
+    return nbformat.read(run / "notebooks" / "01_pool_sweep.ipynb", as_version=4)
+
+
+def outputs(notebook: Any) -> list[Any]:
+    return [out for cell in notebook.cells for out in cell.get("outputs", [])]
+
+
+def texts(notebook: Any, kind: str) -> list[str]:
+    return [out.data[kind] for out in outputs(notebook) if kind in out.get("data", {})]
+
+
+# As stored
+
+
+def test_every_experiment_has_one_notebook() -> None:
+    named = [re.sub(r"^\d+_", "", path.stem) for path in STORED]
+    assert sorted(named) == sorted(discover())
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_the_pair_says_the_same(path: Path) -> None:
+    script = jupytext.read(path.with_suffix(".py"))
+    stored = nbformat.read(path, as_version=4)
+    told = [
+        [(c.cell_type, c.source, c.metadata.get("tags")) for c in b.cells] for b in (script, stored)
+    ]
+    assert told[0] == told[1]
+    assert stored.metadata.jupytext.formats == "ipynb,py:percent"
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_a_stored_notebook_holds_no_traces(path: Path) -> None:
+    text = path.read_text()
+    stored = json.loads(text)
+    for trace in (str(ROOT), HOME + "/", "/tmp/", "/home/", "/usr/", "papermill", "iopub"):
+        assert trace not in text
+    assert stored["metadata"]["kernelspec"] == PLAIN
+    assert set(stored["metadata"]) <= {"jupytext", "kernelspec", "language_info"}
+    assert [cell["id"] for cell in stored["cells"]] == [
+        f"cell-{number:02d}" for number in range(1, len(stored["cells"]) + 1)
+    ]
+    assert all(set(cell["metadata"]) <= {"tags"} for cell in stored["cells"])
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
+def test_its_parameter_is_the_committed_run(path: Path) -> None:
+    tagged = [c.source for c in nbformat.read(path, as_version=4).cells
+              if "parameters" in c.metadata.get("tags", [])]  # fmt: skip
+    assert tagged == ['run = "../results/reference"']
+
+
+def test_the_stored_outputs_are_those_of_the_committed_run(tmp_path: Path) -> None:
+    if not REFERENCE.exists():
+        pytest.skip("no committed run yet")
+    copy = tmp_path / "reference"
+    shutil.copytree(REFERENCE, copy, ignore=shutil.ignore_patterns("notebooks", "figures"))
+    for made in notebooks.execute(copy, Store.open(copy).experiments()):
+        fresh = nbformat.read(made.with_suffix(".ipynb"), as_version=4)
+        stored = nbformat.read(ROOT / "notebooks" / f"{made.stem}.ipynb", as_version=4)
+        assert texts(stored, "text/markdown") == texts(fresh, "text/markdown"), "refresh it"
+        assert len(texts(stored, "image/png")) == len(texts(fresh, "image/png"))
+
+
+# As executed
+
+
+def test_the_run_named_is_the_one_shown(executed: Any) -> None:
+    injected = [
+        c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])
+    ]
+    assert injected == ["run = '..'"]
+    said = "\n".join(texts(executed, "text/markdown"))
+    assert "1 replicate, 3 needed" in said
+    environment = texts(executed, "text/html")[-1]
+    assert "redis 7.0.0" in environment
+    assert "smoke" in environment
+
+
+def test_pictures_are_there_and_small(executed: Any) -> None:
+    pictures = [base64.b64decode(text) for text in texts(executed, "image/png")]
+    assert len(pictures) == 4
+    assert max(map(len, pictures)) <= LARGEST_PICTURE
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_nothing_but_results_is_printed(executed: Any) -> None:
+    kinds = {out.output_type for out in outputs(executed)}
+    assert kinds <= {"execute_result", "display_data"}, outputs(executed)
+
+
+def test_figures_are_saved_for_reviews(run: Path) -> None:
+    names = {path.name for path in (run / "figures").iterdir()}
+    figures = discover()["pool_sweep"].findings(Store.open(run).cells())
+    assert names == {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    assert all(path.stat().st_size > 10_000 for path in (run / "figures").iterdir())
+
+
+def test_no_path_of_this_machine_is_in_what_is_made(run: Path) -> None:
+    for made in (run / "notebooks").iterdir():
+        text = made.read_text()
+        for trace in (str(ROOT), str(run), HOME + "/", "site-packages"):
+            assert trace not in text, made.name
+
+
+def test_the_page_needs_no_network(run: Path) -> None:
+    html = (run / "notebooks" / "01_pool_sweep.html").read_text()
+    fetched = re.findall(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']([^"']*)""", html)
+    assert all(source.startswith("data:") for source in fetched), fetched
+    assert not re.findall(r"""(?:import\s|import\(|@import|url\()\s*["']?https?:""", html)
+    assert "Pool sweep" in html
+    assert "execute_notebook" not in html
+
+
+# Trouble
+
+
+def test_a_notebook_that_fails_is_one_line(
+    tmp_path: Path,
+) -> None:
+    broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
+    with pytest.raises(BenchError) as caught:
+        notebooks._executed(broken, "01_broken", tmp_path)
+    assert str(caught.value) == "notebook 01_broken failed: division by zero"
+
+
+def test_without_a_run_the_notebook_says_so_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BenchError) as caught:
+        notebooks._publish(STORED[0], tmp_path)
+    assert re.fullmatch(r"notebook 01_pool_sweep failed: Nothing to show: .*", str(caught.value))
+    with pytest.raises(page.NothingToShow) as shown:
+        page.open_run("nowhere", "pool_sweep")
+    (line,) = shown.value._render_traceback_()
+    assert "\n" not in line
+    assert "nowhere does not exist" in line
+
+
+def test_a_run_without_cells_of_the_experiment_says_so(run: Path) -> None:
+    with pytest.raises(page.NothingToShow, match="holds no cell of other"):
+        page.open_run(str(run), "other")
+
+
+# The page's parts
+
+
+def test_invalid_attempts_are_all_listed(run: Path) -> None:
+    first = Store.open(run).cells().head(2)
+    failed = first.assign(valid=False, invalid_reasons="settled: the rate drifted")
+    mended = first.head(1).assign(attempt=2)
+    again = failed.tail(1).assign(attempt=2)
+    listed = page.invalid_cells(pd.concat([failed, mended, again]))
+    assert listed["last attempt"].tolist() == ["valid", "invalid", "invalid"]
+    assert set(listed["why"]) == {"settled: the rate drifted"}
+    assert page.invalid_cells(first).empty
+
+
+def test_the_environment_survives_a_manifest_that_knows_little() -> None:
+    assert page.environment({"python": "3.11<"}).data.count("<tr>") == 2
+    assert "3.11&lt;" in page.environment({"python": "3.11<"}).data
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_no_executed_notebook_of_another_run_is_committed() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert all(name.startswith("results/reference/") for name in listed)
