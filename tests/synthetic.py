@@ -45,6 +45,7 @@ def observation(cell: Cell, block: int) -> Observation:
         "latency": _same(held_s + wait_s, qps * cell.measure_s),
         "acquire": _same(wait_s, qps * cell.measure_s),
         "command": _same(held_s, qps * cell.measure_s),
+        "pool_empty_share": float(cell.concurrency > cell.pool_size),
         "client_fds_peak": opened + 12,
         "server_fds_peak": opened + 8,
         "link_fds_peak": 2 * opened + 7,

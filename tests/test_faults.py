@@ -124,7 +124,7 @@ def test_a_part_that_is_killed_ends_the_run_with_its_name(
     lines = run.said().strip().splitlines()
     assert "Traceback" not in run.said()
     assert part.removeprefix("a ").removeprefix("the ") in lines[-1]
-    assert "ended" in lines[-1] or "gone" in lines[-1]
+    assert "killed by signal 9" in lines[-1]
     assert any(f"--resume {folder}" in line for line in lines)
     assert run.orphans() == []
     resumes_to_the_whole_plan(folder, stored(folder))

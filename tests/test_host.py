@@ -176,7 +176,7 @@ def test_open_fds_counts_and_knows_a_missing_process() -> None:
 
 @pytest.fixture
 def companion() -> host.Companion:
-    return host.Companion("bench.rig.hiccup")
+    return host.Companion("bench.rig.hiccup", name="hiccup")
 
 
 def test_a_companion_answers_and_says_its_errors(companion: host.Companion) -> None:
@@ -205,7 +205,7 @@ def test_a_killed_companion_is_named_with_its_end(companion: host.Companion) -> 
 
 
 def test_a_companion_that_fails_is_quoted() -> None:
-    broken = host.Companion("bench.rig.no_such_module")
+    broken = host.Companion("bench.rig.no_such_module", name="x")
     try:
         with pytest.raises(ApparatusLost, match=r"No module named bench\.rig\.no_such_module"):
             broken.ask("mark")
@@ -218,7 +218,7 @@ def test_a_companion_serves_any_kind_of_runner_and_dies_with_it(patch: str) -> N
     code = patch + (
         "import os, time; from bench.rig.host import Companion\n"
         "os.chdir('/')\n"
-        "it = Companion('bench.rig.hiccup'); it.ask('mark'); time.sleep(0.2); it.ask('mark')\n"
+        "it = Companion('bench.rig.hiccup', name='hiccup'); it.ask('mark'); time.sleep(0.2); it.ask('mark')\n"
         "print(it.pid, flush=True)\n"
         "time.sleep(60)"
     )

@@ -87,7 +87,7 @@ def test_one_pool_that_departs_is_named(cells: pd.DataFrame) -> None:
 
 def test_latency_tells_a_short_pool_from_one_that_is_large_enough(cells: pd.DataFrame) -> None:
     assert re.match(
-        r"p50 latency with a pool of 5 is 20 × \(.+\) that with 100; 5000 changes nothing: 1 × ",
+        r"p50 latency with a pool of 5 is 20.0 × .+ that with 100; 5000 changes nothing: 1.00 × ",
         pool_sweep.findings(cells)["latency_pool_size"],
     )
     contrary = pool_sweep.findings(pool_does_not_matter(cells))["latency_pool_size"]
@@ -97,7 +97,7 @@ def test_latency_tells_a_short_pool_from_one_that_is_large_enough(cells: pd.Data
 def test_a_large_pool_that_is_slower_is_said_to_be(cells: pd.DataFrame) -> None:
     slow = cells.copy()
     slow.loc[slow["pool_size"] == 5000, "latency_p50_s"] *= 1.5
-    assert "5000 raises it to 1.5 ×" in pool_sweep.findings(slow)["latency_pool_size"]
+    assert "5000 raises it to 1.50 ×" in pool_sweep.findings(slow)["latency_pool_size"]
 
 
 def test_cost_counts_what_a_large_pool_holds(cells: pd.DataFrame) -> None:

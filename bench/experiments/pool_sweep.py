@@ -203,7 +203,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _times(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g} × ({estimate.low:.3g}–{estimate.high:.3g})"
+    value, low, high = (
+        format(part, "#.3g").rstrip(".") for part in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} × ({low}–{high})"
 
 
 def _known(estimate: Estimate) -> bool:
@@ -481,7 +484,9 @@ def figures(cells: pd.DataFrame) -> dict[str, Figure]:
 def _marks(figure: Figure, cells: pd.DataFrame, text: str) -> Figure:
     """The small print, with a key for the marks that these cells bring in."""
     hollow = bool(points(cells, KEY, "qps")["hollow"].any())
-    spread = f"Median of {_count(_replicates(cells), 'replicate')}, bars from lowest to highest."
+    replicates = _replicates(cells)
+    spread = f"Median of {replicates} replicates, bars from lowest to highest."
+    spread = "One replicate." if replicates == 1 else spread
     footnote(figure, f"{spread} {text}", hollow=hollow, invalid=_any_invalid(cells))
     return figure
 
@@ -700,6 +705,7 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
         through_link = column.startswith("link")
         _draw_variants(axes, linked if through_link else light, column)
         log_axis(axes.xaxis, "count", "pool size")
+        axes.margins(y=0.1)
         (log_axis if column in SPANNING else linear_axis)(axes.yaxis, unit, "")
         at = f", {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}" if through_link else ""
         panel_title(axes, f"{what}{at}")

@@ -12,7 +12,7 @@ from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.load.recorder import KINDS, merge
 from bench.load.swarm import Swarm
-from bench.model import Cell, Gate, Observation, Percentiles
+from bench.model import BenchError, Cell, Gate, Observation, Percentiles
 from bench.rig.probes import Readings, calls_between
 from bench.rig.rig import Rig
 
@@ -28,14 +28,17 @@ def measure(
     """
     began, started_unix_s = clock(), time.time()
     rig.check()
-    swarm.prepare(cell, rig.address(cell.rtt_s), seed=block)
-    before = rig.server.snapshot()
-    swarm.enter(cell)
-    readings, shares = _watch(rig, swarm, cell)
-    total = Merged(shares)
-    calls = calls_between(before, rig.server.snapshot())
-    rig.hiccups.read()
-    found = Findings(cell, total, readings, calls, owned=rig.server.owned)
+    try:
+        swarm.prepare(cell, rig.address(cell.rtt_s), seed=block)
+        before = rig.server.snapshot()
+        swarm.enter(cell)
+        readings, shares = _watch(rig, swarm, cell)
+        calls = calls_between(before, rig.server.snapshot())
+        rig.hiccups.read()
+    except BenchError:
+        rig.check()  # a worker's error may be no more than the echo of a dead server or link
+        raise
+    found = Findings(cell, Merged(shares), readings, calls, owned=rig.server.owned)
     return found.observation(
         block=block,
         replicate=replicate,

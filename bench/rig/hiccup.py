@@ -29,7 +29,7 @@ class HiccupMeter:
     """
 
     def __init__(self) -> None:
-        self._ticker = host.Companion("bench.rig.hiccup")
+        self._ticker = host.Companion("bench.rig.hiccup", name="hiccup meter")
         self.max_s = 0.0
 
     def __enter__(self) -> HiccupMeter:

@@ -171,10 +171,13 @@ def exit_text(status: int | None) -> str:
 
 
 class Companion:
-    """A Python child (`python -m MODULE …`) that answers JSON lines; it ends when we do."""
+    """A Python child (`python -m MODULE …`) that answers JSON lines; it ends when we do.
 
-    def __init__(self, module: str, *args: str, timeout_s: float = 10.0) -> None:
-        self.name = module.rpartition(".")[2]
+    `name` is what messages call it.
+    """
+
+    def __init__(self, module: str, *args: str, name: str, timeout_s: float = 10.0) -> None:
+        self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(timeout_s)

@@ -50,7 +50,7 @@ class Link:
     def open(cls, target: tuple[str, int]) -> Link:
         """Starts the relay. It may hold two descriptors a connection up to the hard limit."""
         host_name, port = target
-        return cls(Companion("bench.rig.relay", host_name, str(port)))
+        return cls(Companion("bench.rig.relay", host_name, str(port), name="link"))
 
     def __enter__(self) -> Link:
         return self
