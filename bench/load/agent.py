@@ -100,6 +100,7 @@ class Agent:
         if identity == self._pool_identity and cell.opening == "prefilled":
             return 0
         self.close_pool()
+        gc.collect()  # the old pool's connections, before the new ones come
         self._pool = open_pool(cell, os.environ[URL_VARIABLE], address)
         if cell.opening == "prefilled":
             self._pool.prefill(parallel=CONNECTING if not cell.rtt_s else CONNECTING_AFAR)
@@ -117,7 +118,6 @@ class Agent:
         """Let the users in and warm up; they keep going. Blocks until the warm-up is over."""
         cell, pool = self._prepared()
         self._job = job = Job(cell, pool, self._share, self._seed)
-        gc.collect()
         gc.disable()  # a collection over 5,000 connections stops the worker for 50 ms
         self._let_in(job, spread_s=max(cell.rtt_s, 0.001))
         if not job.all_in.wait(DRAIN_TIMEOUT_S):
@@ -215,6 +215,7 @@ def agent_of(environment: Any) -> Agent:
 @events.init.add_listener
 def _listen(environment: Any, runner: Any, **_: Any) -> None:
     """Answer the master's messages; each in its own greenlet, since a cell takes seconds."""
+    gc.freeze()  # the libraries' 300,000 objects stay: walking them took 0.1 s per cell
     agent = _agents.setdefault(environment, Agent(runner))
     verbs = {
         "prepare": agent.prepare,

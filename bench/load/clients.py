@@ -72,7 +72,8 @@ class LeanConnection(Connection):
         raw: Any = self._sock._sock  # type: ignore[attr-defined]  # the native socket below gevent's wrapper
         reader = hiredis.Reader()
         self._send, self._recv_into = raw.send, raw.recv_into
-        self._feed, self._gets = reader.feed, reader.gets
+        self._feed: Any = reader.feed  # its stub leaves out bytearray
+        self._gets = reader.gets
         hub = get_hub()
         self._pause = hub.switch
         self._readable = hub.loop.io(raw.fileno(), 1)

@@ -52,6 +52,8 @@ def execute(folder: Path, experiments: Iterable[str]) -> list[Path]:
 
 
 def _execute(folder: Path, names: list[str]) -> list[Path]:
+    import IPython  # noqa: F401  matplotlib trips over it while the other thread imports it
+
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
     with ThreadPoolExecutor(max_workers=1) as beside:  # kernels are processes of their own
