@@ -218,7 +218,8 @@ def test_a_companion_serves_any_kind_of_runner_and_dies_with_it(patch: str) -> N
     code = patch + (
         "import os, time; from bench.rig.host import Companion\n"
         "os.chdir('/')\n"
-        "it = Companion('bench.rig.hiccup', name='hiccup'); it.ask('mark'); time.sleep(0.2); it.ask('mark')\n"
+        "it = Companion('bench.rig.hiccup', name='it'); it.ask('mark')\n"
+        "time.sleep(0.2); it.ask('mark')\n"
         "print(it.pid, flush=True)\n"
         "time.sleep(60)"
     )

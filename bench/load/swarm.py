@@ -118,6 +118,7 @@ class Swarm:
     def close(self) -> None:
         """End the workers and the master. Idempotent."""
         for process in self._processes:
+            process.kill()  # it holds nothing worth saving, and Locust's own farewell takes 1.5 s
             end(process)
         self._runner.greenlet.kill(block=True)
         self._runner.server.close(linger=0)
