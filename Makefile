@@ -7,7 +7,7 @@ UV ?= uv
 .DELETE_ON_ERROR:
 # A measurement beside the tests would measure the tests.
 .NOTPARALLEL:
-.PHONY: help bench report calibrate worker ui lab test test-slow lint lock setup clean FORCE
+.PHONY: help bench report calibrate worker ui lab test test-slow lint notebooks lock setup clean FORCE
 
 help:  ## this list
 	@echo "Targets:"
@@ -52,6 +52,9 @@ test-slow: setup  ## faults, soak, browser, namespaces, set-up
 lint: setup  ## ruff and mypy
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
+
+notebooks: setup  ## the committed notebooks again, executed on results/reference
+	@.venv/bin/python -c 'from bench.report.notebooks import refresh; refresh()'
 
 lock:  ## requirements.lock again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --only-binary :all: \
