@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
@@ -35,6 +36,7 @@ from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.rig import Rig
 
 NAME = "calibrate"
+REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "run.json"
 ROUNDS = 3
 MICRO_LOOPS = 50_000
 SETTLE_S = 1.0
@@ -61,7 +63,7 @@ def at_most(what: str, value: float, unit: str, limit: float, note: str = "") ->
 
 
 def calibrate(seconds: float, output: Path) -> dict[str, Any]:
-    """Measure everything and store it as JSON at `output`. Blocks for about two minutes.
+    """Measure everything and store it as JSON at `output`. Blocks for about three minutes.
 
     Raises PreflightError, ApparatusLost as a run does.
     """
@@ -75,6 +77,7 @@ def calibrate(seconds: float, output: Path) -> dict[str, Any]:
             rows += rate_rows(rig, swarm, seconds)
             rows += link_rows(rig, swarm, seconds)
             rows += prefill_rows(rig, swarm)
+    rows += run_rows()
     result = {"machine": manifest(), "seconds": seconds, "rows": [asdict(row) for row in rows]}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -291,6 +294,24 @@ def prefill_rows(rig: Rig, swarm: Swarm) -> list[Row]:
     for pool in (5, 50, 500, 10, 100, 200):
         apart.append(_cell_seen(rig, swarm, pool, pool, 0.001, 0.5).outside_s)
     rows.append(at_most("a cell's time outside measuring, pool ≤ 500", max(apart), "s", 0.8))
+    return rows
+
+
+def run_rows() -> list[Row]:
+    """How long whole runs take: a smoke run now, the committed standard run by its own clock."""
+    with tempfile.TemporaryDirectory() as results:
+        command = [sys.executable, "-m", "bench", "run", "--profile", "smoke", "--results", results]
+        began = clock()
+        status = subprocess.run(command, capture_output=True).returncode
+        seconds = clock() - began
+    note = "" if status == 0 else f"exit status {status}"
+    rows = [at_most("bench run --profile smoke, report included", seconds, "s", 90, note)]
+    if REFERENCE.exists():
+        told = json.loads(REFERENCE.read_bytes())
+        started, ended = (datetime.fromisoformat(told[name]) for name in ("started", "ended"))
+        profile, took_s = told["settings"]["profile"], (ended - started).total_seconds()
+        if profile == "standard":
+            rows.append(at_most("standard sweep, of results/reference", took_s, "s", 150))
     return rows
 
 

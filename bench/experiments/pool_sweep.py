@@ -912,18 +912,22 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
     best = ranked.sort_values(KEY[:-1])
     return pd.DataFrame(
         {
-            "RTT ms": best["rtt_s"] * 1e3,
+            "RTT ms": (best["rtt_s"] * 1e3).astype(int),
             "pool": best["pool_size"],
-            "opening": best["opening"],
-            "order": best["order"],
+            "kind": best["order"].where(best["opening"] == "prefilled", "lazy"),
             "users": best["concurrency"],
             "QPS": best["qps"].round().astype(int),
-            "p50 ms": (best["p50"] * 1e3).round(3),
-            "p99 ms": (best["p99"] * 1e3).round(3),
-            "wait p99 ms": (best["wait_p99"] * 1e3).round(3),
+            "p50 ms": best["p50"].map(_milliseconds),
+            "p99 ms": best["p99"].map(_milliseconds),
+            "wait p99": best["wait_p99"].map(_milliseconds),
             "bound by": best["bound_by"],
         }
     )
+
+
+def _milliseconds(seconds: float) -> float:
+    """Three digits are what the histograms hold."""
+    return float(f"{seconds * 1e3:.3g}")
 
 
 def knee_table(cells: pd.DataFrame) -> pd.DataFrame:

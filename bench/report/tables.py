@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -41,18 +43,30 @@ def show(store: Store) -> None:
 
 
 def _table(title: str, records: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = _plain_table(title)
     for name in records[0] if records else ():
         numeric = not isinstance(records[0][name], str)
         table.add_column(name, justify="right" if numeric else "left")
     for record in records:
-        table.add_row(*(str(value) for value in record.values()))
+        table.add_row(*map(_said, record.values()))
     return table
+
+
+def _plain_table(title: str) -> Table:
+    """Few lines and no padding: ten columns have to fit into 80 characters."""
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+
+
+def _said(value: Any) -> str:
+    unknown = value is None or (isinstance(value, float) and math.isnan(value))
+    return "–" if unknown else str(value)
 
 
 def show_calibration(result: dict[str, Any], output: Path) -> None:
     """Print the certificate: what was measured, what should be reached, whether it was."""
-    table = Table(title="Calibration", title_justify="left")
+    table = _plain_table("Calibration")
     table.add_column("what")
     table.add_column("measured", justify="right")
     table.add_column("reach", justify="right")
