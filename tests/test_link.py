@@ -356,7 +356,7 @@ def test_a_killed_link_is_named(redis_server: Server) -> None:
     with Link.open((redis_server.host, redis_server.port)) as link:
         link.check()
         os.kill(link.pid, signal.SIGKILL)
-        with pytest.raises(ApparatusLost, match=r"relay .*killed by signal 9"):
+        with pytest.raises(ApparatusLost, match=r"link .*killed by signal 9"):
             link.stats()
-        with pytest.raises(ApparatusLost, match=r"relay .*killed by signal 9"):
+        with pytest.raises(ApparatusLost, match=r"link .*killed by signal 9"):
             link.check()
