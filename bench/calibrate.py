@@ -1,8 +1,9 @@
 """What the instrument itself costs and carries, beside other tools, measured in one sitting.
 
-Rates of all tools come from the server's own command counter over the same kind of window, so no
-tool's arithmetic is trusted. This machine's speed drifts by the hour: the tools take turns, round
-after round, and only ratios within a round are compared.
+Other tools' rates come from the server's own command counter, so their arithmetic need not be
+trusted; ours are the workers' counts, which the operations gate holds against that counter. This
+machine's speed drifts by the hour: the tools take turns, round after round, and only ratios within
+a round are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter as clock
@@ -31,7 +32,7 @@ from bench.load.clients import open_pool
 from bench.load.measure import measure
 from bench.load.recorder import Recorder
 from bench.load.swarm import Swarm
-from bench.model import Cell, Observation, Settings
+from bench.model import BenchError, Cell, Observation, Settings
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.rig import Rig
 
@@ -131,6 +132,8 @@ def _ours(rig: Rig, swarm: Swarm, client: Any, users: int, seconds: float) -> Ca
 
     def run() -> Rate:
         seen = measure(rig, swarm, cell, 0, 0, 1)
+        if not seen.valid:
+            raise BenchError(f"a calibration cell was invalid: {seen.invalid_reasons}")
         return Rate(seen.qps, seen.client_cpu_us_per_op or 0.0)
 
     return run
@@ -305,7 +308,8 @@ def run_rows() -> list[Row]:
         status = subprocess.run(command, capture_output=True).returncode
         seconds = clock() - began
     note = "" if status == 0 else f"exit status {status}"
-    rows = [at_most("bench run --profile smoke, report included", seconds, "s", 90, note)]
+    smoke = at_most("bench run --profile smoke, report included", seconds, "s", 90, note)
+    rows = [replace(smoke, reached=bool(smoke.reached) and status == 0)]
     if REFERENCE.exists():
         told = json.loads(REFERENCE.read_bytes())
         started, ended = (datetime.fromisoformat(told[name]) for name in ("started", "ended"))

@@ -13,10 +13,10 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
-from bench.model import BenchError, PreflightError, Profile, Settings, Workload
+from bench.model import MOST_WORKERS, BenchError, PreflightError, Profile, Settings, Workload
 
 INTERRUPTED = 130
-MOST_WORKERS, MOST_KEYS, MOST_VALUE_BYTES = 64, 10_000_000, 1_000_000
+MOST_KEYS, MOST_VALUE_BYTES = 10_000_000, 1_000_000
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,

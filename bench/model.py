@@ -20,6 +20,9 @@ Profile = Literal["smoke", "standard", "full"]
 BoundBy = Literal["users", "pool", "generator", "link", "server", "machine"]
 
 
+MOST_WORKERS = 64  # a run may ask for
+
+
 class BenchError(Exception):
     """A failure the user can act on; its text is the one line they see. Exits with `status`."""
 

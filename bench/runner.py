@@ -51,6 +51,7 @@ def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
                 number = len(made) + 1
                 order = tuple(_shuffled(cells, seed, number))
                 made.append(Block(number, replicate, workers, order))
+    random.Random(f"{seed}/blocks").shuffle(made)  # no experiment has one end of the run
     return made
 
 

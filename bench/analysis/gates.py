@@ -25,7 +25,7 @@ FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars C
 POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
 DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
 DRIFT_CONFIDENCE = 0.999  # ours: at most one settled cell in a thousand is called unsettled
-DRIFT_INTERVALS = 4  # fewer tell no drift from noise
+DRIFT_INTERVALS = 8  # fewer tell no drift from noise
 
 
 def little_users(outstanding_mean: float, concurrency: int, rtt_s: float) -> Gate:

@@ -29,12 +29,11 @@ def measure(
     began, started_unix_s = clock(), time.time()
     rig.check()
     try:
-        swarm.prepare(cell, rig.address(cell.rtt_s), seed=block)
+        swarm.prepare(cell, rig.address(cell.rtt_s), seed=rig.seed(block))
         before = rig.server.snapshot()
         swarm.enter(cell)
         readings, shares = _watch(rig, swarm, cell)
         calls = calls_between(before, rig.server.snapshot())
-        rig.hiccups.read()
     except BenchError:
         rig.check()  # a worker's error may be no more than the echo of a dead server or link
         raise
@@ -53,10 +52,11 @@ def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> tuple[Readings, list[dict[str,
     """Probe the stretch of time that the workers call their window, within milliseconds."""
     probes = rig.probes(swarm.pids)
     try:
-        rig.hiccups.mark()
         probes.start_window()
+        rig.hiccups.mark()
         running = swarm.start(cell)
         time.sleep(cell.measure_s)
+        rig.hiccups.read()  # before our own sums load the machine
         readings = probes.end_window()
         return readings, swarm.collect(running)
     finally:
@@ -169,7 +169,6 @@ class Findings:
         total, read = self._total, self._readings
         user_s, system_s = total.sum("user_s"), total.sum("system_s")
         counted = sum(read.server_calls.get(name, 0) for name in COMMANDS)
-        served = counted if self._owned else total.sum("requests")
         return {
             "client_cpu_s": user_s + system_s,
             "client_cpu_user_s": user_s,
@@ -182,7 +181,7 @@ class Findings:
             "link_cpu_system_s": read.link_cpu.system_s,
             "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("requests")),
             "server_cpu_us_per_op": _per(read.server_info_cpu.total_s * 1e6, counted),
-            "link_cpu_us_per_op": _per(read.link_cpu.total_s * 1e6, served),
+            "link_cpu_us_per_op": _per(read.link_cpu.total_s / read.measured_s * 1e6, total.qps),
         }
 
     def _bound_by(self) -> Any:
@@ -214,21 +213,39 @@ class Findings:
         )
         yield gates.steal(read.steal_share)
         yield gates.foreign_cpu(read.foreign_share)
-        yield gates.settled([row["requests"] / row["length_s"] for row in self._intervals()])
+        yield gates.settled(self._comparable_rates())
+
+    def _comparable_rates(self) -> list[float]:
+        """The rate of each interval; none where an interval is shorter than a turn, since users in
+        step would then look like drift."""
+        rows = self._intervals()
+        turn_s = self._total.mean_s("latency")
+        return [r["requests"] / r["length_s"] for r in rows if r["length_s"] >= turn_s]
 
     def _intervals(self) -> list[dict[str, Any]]:
         """What the workers did per interval, summed over those that have the interval."""
         first, *others = (share["series"] for share in self._total.shares)
         rows = [dict(row) for row in first]
         for series in others:
-            for row, other in zip(rows, series, strict=False):
-                row["requests"] += other["requests"]
+            for row, other in zip(rows, series, strict=True):
+                _add_interval(row, other)
         return rows
 
     def _series(self) -> list[dict[str, Any]]:
         return [{"source": "workers", **row} for row in self._intervals()] + [
             {"source": "probes", **row} for row in self._readings.series
         ]
+
+
+def _add_interval(row: dict[str, Any], other: dict[str, Any]) -> None:
+    """Take another worker's interval into `row`: counts add up, means weigh by them."""
+    requests = row["requests"] + other["requests"]
+    for mean in ("latency_mean_s", "acquire_mean_s"):
+        both = ((each[mean] or 0.0) * each["requests"] for each in (row, other))
+        row[mean] = _per(sum(both), requests)
+    longest = [each["latency_max_s"] for each in (row, other) if each["requests"]]
+    row["latency_max_s"] = max(longest, default=None)
+    row["requests"] = requests
 
 
 def _per(amount: float, count: float) -> float | None:

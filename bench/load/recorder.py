@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 60_000_000, 3
 INTERVAL_S = 0.2
+FEWEST_INTERVALS = 8  # fewer cannot tell drift from noise (rule 6)
 KINDS = ("latency", "acquire", "command")
 
 Floats = NDArray[np.float64]
@@ -125,7 +126,8 @@ def _inside(begun: Floats, ended: Floats, start: float, end: float) -> float:
 def _series(
     start: float, end: float, done: Floats, spans: dict[str, Floats]
 ) -> list[dict[str, Any]]:
-    edges = np.append(np.arange(start, end - INTERVAL_S / 2, INTERVAL_S), end)
+    count = max(FEWEST_INTERVALS, round((end - start) / INTERVAL_S))
+    edges = np.linspace(start, end, count + 1)
     slot = np.searchsorted(edges, done, side="right") - 1
     rows = []
     for index in range(len(edges) - 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from bench.model import Cell, Settings
+from bench.model import MOST_WORKERS, Cell, Settings
 from bench.rig.hiccup import HiccupMeter
 from bench.rig.link import Link
 from bench.rig.probes import Probes
@@ -53,6 +53,10 @@ class Rig:
     def address(self, rtt_s: float) -> tuple[str, int] | None:
         """Where workers connect for that round trip; None: straight to the server."""
         return self._addresses[rtt_s]
+
+    def seed(self, block: int) -> int:
+        """Where a block's workers start their key sequences; worker k adds k."""
+        return (self._settings.seed * 1_000 + block) * MOST_WORKERS
 
     def probes(self, worker_pids: list[int]) -> Probes:
         """Probes that watch these workers beside server and link."""
