@@ -22,8 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 
-from bench.analysis.replicates import APPARATUS
-
 Unit = Literal["s", "/s", "bytes", "count", "share"]
 
 DPI = 170
@@ -86,11 +84,6 @@ def pool_style(size: int) -> Style:
     place = math.log(max(size, 1) / _SIZES[0]) / math.log(_SIZES[-1] / _SIZES[0])
     place = min(max(place, 0.0), 1.0)
     return Style(to_hex(_MAP(_MAP_END * place)), _MARKERS[round(place * (len(_SIZES) - 1))])
-
-
-def apparatus_bound(bound_by: Iterable[str]) -> list[bool]:
-    """Which cells are only a lower bound, to be drawn hollow."""
-    return [part in APPARATUS for part in bound_by]
 
 
 # The figure

@@ -166,11 +166,6 @@ def test_points_against_pool_size_carry_their_pools_look() -> None:
     assert LINE.colour == axes.get_lines()[0].get_color()
 
 
-def test_the_apparatus_bounds_all_but_users_and_pool() -> None:
-    parts = ["users", "pool", "generator", "link", "server", "machine"]
-    assert figures.apparatus_bound(parts) == [False, False, True, True, True, True]
-
-
 @pytest.mark.parametrize(
     ("low", "high", "text"),
     [
