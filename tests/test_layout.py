@@ -128,6 +128,13 @@ def test_verbs_that_do_not_measure_start_without_locust() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+@pytest.mark.parametrize("module", ["bench.calibrate", "bench.runner", "bench.load.worker"])
+def test_what_measures_patches_the_process_before_anything_it_would_miss(module: str) -> None:
+    code = f"import {module}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def _cells(path: Path) -> str:
     if path.suffix == ".py":
         return path.read_text()

@@ -149,7 +149,7 @@ def job_of(cell: Cell, pool: Any, users: int, seconds: float) -> Any:
     from bench.load.users import Job
 
     job = Job(cell, pool, users, seed=1)
-    greenlets = [gevent.spawn(job.run, number) for number in range(users)]
+    greenlets = [gevent.spawn(job.run) for _ in range(users)]
     gevent.sleep(seconds)
     job.stopping = True
     assert job.drained.wait(10)

@@ -42,14 +42,13 @@ class VirtualUser(User):
     """
 
     def on_start(self) -> None:
-        self.inbox: SimpleQueue[tuple[Job, int]] = SimpleQueue()
+        self.inbox: SimpleQueue[Job] = SimpleQueue()
         self.greenlet_at_work = gevent.spawn(self.work)
         agent_of(self.environment).users.append(self)
 
     def work(self) -> None:
         while True:
-            job, number = self.inbox.get()
-            job.run(number)
+            self.inbox.get().run()
 
     @task
     def serve(self) -> None:
@@ -156,7 +155,7 @@ class Agent:
             early = began + spread_s * number / self._share - clock()
             if early > 0.001:
                 gevent.sleep(early)
-            user.inbox.put((job, number))
+            user.inbox.put(job)
 
 
 def pool_identity(cell: Cell, address: Any) -> tuple[Any, ...]:

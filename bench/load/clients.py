@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import hiredis
 from gevent.hub import get_hub
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 from redis import Redis
 from redis.connection import Connection, SSLConnection, parse_url
 from redis.exceptions import ConnectionError, RedisError, ResponseError
@@ -75,8 +75,10 @@ class LeanConnection(Connection):
         self._feed: Any = reader.feed  # its stub leaves out bytearray
         self._gets = reader.gets
         hub = get_hub()
-        self._pause = hub.switch
+        # The hub's own `switch` first looks for a `switch_out` that gevent's greenlets lack.
+        self._pause = greenlet.switch.__get__(hub)
         self._readable = hub.loop.io(raw.fileno(), 1)
+        self._watch, self._unwatch = self._readable.start, self._readable.stop
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
         if self._readable is not None:
@@ -95,11 +97,10 @@ class LeanConnection(Connection):
             sent = self._send(packed)
             if sent != len(packed):
                 self._send_rest(packed, sent)
-            readable = self._readable
             while True:
-                readable.start(getcurrent().switch)
+                self._watch(getcurrent().switch)
                 self._pause()
-                readable.stop()
+                self._unwatch()
                 count = self._recv_into(_received)
                 if not count:
                     raise OSError("closed by the peer")

@@ -208,9 +208,7 @@ class Findings:
         sends = {name: count + failed for name, count in total.operations.items()}
         if self._owned:
             yield gates.operations(total.operations, sends, self._calls)
-        yield gates.foreign_operations(
-            sum(total.operations.values()), sum(self._calls.values())
-        )
+        yield gates.foreign_operations(sum(total.operations.values()), sum(self._calls.values()))
         yield gates.steal(read.steal_share)
         yield gates.foreign_cpu(read.foreign_share)
         yield gates.settled(self._comparable_rates())

@@ -32,8 +32,7 @@ class ClosedLoopUser(User):
 
     @task
     def serve(self) -> None:
-        test = _tests[self.environment]
-        test.job.run(next(test.numbers))
+        _tests[self.environment].job.run()
 
 
 class StandaloneTest:
@@ -42,7 +41,6 @@ class StandaloneTest:
     def __init__(self, environment: Any) -> None:
         options = environment.parsed_options
         self._stats: RequestStats = environment.stats
-        self.numbers = iter(range(1_000_000_000))
         url = os.environ.get("REDIS_URL") or DEFAULT_URL
         self.pool: Pool = open_pool(_cell(options), url, None)
         if options.opening == "prefilled":

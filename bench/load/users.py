@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle
 from time import perf_counter as clock
 from typing import Any
 
@@ -18,7 +19,7 @@ from bench.load.recorder import Recorder
 from bench.model import Cell, Workload
 from bench.rig.server import KEY_PREFIX
 
-COMMANDS_AHEAD = 4096  # a power of two: the walk wraps with a mask
+COMMANDS_AHEAD = 4096
 PAUSE_AFTER_FAILURE_S = 0.01
 
 Sink = Callable[[tuple[float, float, float]], None]
@@ -35,19 +36,19 @@ class Job:
         self._outside = self._running = users
         self._pool = pool
         self._cell = cell
-        self._commands = prepare_commands(cell, self.recorder, seed)
+        self._commands = cycle(prepare_commands(cell, self.recorder, seed))
         if not users:
             self.all_in.set()
             self.drained.set()
 
-    def run(self, user: int) -> None:
-        """Be virtual user number `user` until the job stops. Blocks its greenlet."""
+    def run(self) -> None:
+        """Be one virtual user until the job stops. Blocks its greenlet."""
         self._outside -= 1
         if not self._outside:
             self.all_in.set()
         try:
             session = SESSIONS[self._cell.client](self._pool)
-            closed_loop(self, session, self._commands, start=user * 61)
+            closed_loop(self, session, self._commands)
         finally:
             self._running -= 1
             if not self._running:
@@ -55,8 +56,8 @@ class Job:
 
 
 def prepare_commands(cell: Cell, recorder: Recorder, seed: int) -> list[tuple[Any, Sink]]:
-    """A long seeded sequence of (command, sink): building one costs more than sending it, so users
-    walk round through the sequence, each from a place of its own."""
+    """A long seeded sequence of (command, sink), which the users share and go round and round:
+    building a command costs more than sending it."""
     rng = random.Random(seed)
     work = cell.workload
     sinks = {name: recorder.sink(name) for name in ("GET", "SET")}
@@ -75,12 +76,12 @@ def _arguments(name: str, key: int, work: Workload) -> tuple[Any, ...]:
     return ("SET", f"{KEY_PREFIX}{key}", b"x" * work.value_bytes)
 
 
-def closed_loop(job: Job, session: Session, commands: list[tuple[Any, Sink]], start: int) -> None:
-    """Send `commands` round and round from `start` until `job.stopping`; one request at a time."""
-    call, last, at = session.call, len(commands) - 1, start
-    while not job.stopping:
-        at = (at + 1) & last
-        command, record = commands[at]
+def closed_loop(job: Job, session: Session, commands: Iterator[tuple[Any, Sink]]) -> None:
+    """Send one command after the other until `job.stopping`; one request at a time."""
+    call = session.call
+    for command, record in commands:
+        if job.stopping:
+            return
         sent = clock()
         try:
             acquired, done = call(command)
