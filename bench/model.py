@@ -144,6 +144,7 @@ class Observation:
     latency_mean_s: float
     acquire_mean_s: float
     command_mean_s: float
+    unloaded_s: float
     send_lag_p99_s: float | None
     pool_empty_share: float
     hiccup_max_s: float
@@ -173,6 +174,8 @@ class Observation:
     link_cpu_us_per_op: float | None
     server_client_memory_bytes: int | None
     server_rss_bytes: int | None
+    idle_connection_age_s: float
+    idle_connection_memory_bytes: float | None
     client_rss_bytes: int
     machine_busy_share: float | None
     core_busy_max: float | None

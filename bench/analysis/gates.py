@@ -21,6 +21,7 @@ STEAL = 0.01  # rule 7, bound by: share of the machine's time
 FOREIGN_CPU = 0.03  # rule 7, bound by: share of the machine's time
 CORE_BUSY = 0.85  # rule 7, bound by: share of one core
 RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
+STRETCHED = 1.10  # ours: hold time ÷ unloaded round trip up to which such waits have not shown
 FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars CPU verdicts
 POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
 DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
@@ -135,6 +136,8 @@ def bound_by(
     server_busy: float,
     machine_busy: float,
     runqueue_share: float,
+    hold_s: float,
+    unloaded_s: float,
     in_use_mean: float,
     pool_size: int,
     workers: int,
@@ -144,7 +147,10 @@ def bound_by(
 
     `…_busy` are CPU seconds per second of window, of each worker, the link, the server (0 where
     unknown); `machine_busy` the share of all cores together; `runqueue_share` the larger of
-    worker's and link's waits for a core. An apparatus at its limit comes before pool and users.
+    worker's and link's waits for a core. Each waking of an idle core counts as such a wait, so it
+    is held against a cell only where its hold time W, `hold_s`, is stretched beyond what one round
+    trip takes with nothing else on the rig, `unloaded_s`. An apparatus at its limit comes before
+    pool and users.
     """
     parts: dict[BoundBy, float] = {
         "generator": max(worker_busy, default=0.0),
@@ -154,7 +160,8 @@ def bound_by(
     busiest = max(parts, key=lambda part: parts[part])
     if parts[busiest] >= CORE_BUSY:
         return busiest
-    if runqueue_share > RUNQUEUE or machine_busy >= CORE_BUSY:
+    waits_show = runqueue_share > RUNQUEUE and hold_s > STRETCHED * unloaded_s
+    if waits_show or machine_busy >= CORE_BUSY:
         return "machine"
     connections = pool_size * workers
     if in_use_mean >= POOL_FULL * connections and concurrency > connections:

@@ -29,6 +29,7 @@ def measure(
     began, started_unix_s = clock(), time.time()
     rig.check()
     try:
+        idle = rig.idle.cost()
         swarm.prepare(cell, rig.address(cell.rtt_s), seed=rig.seed(block))
         before = rig.server.snapshot()
         swarm.enter(cell)
@@ -37,13 +38,16 @@ def measure(
     except BenchError:
         rig.check()  # a worker's error may be no more than the echo of a dead server or link
         raise
-    found = Findings(cell, Merged(shares), readings, calls, owned=rig.server.owned)
+    unloaded_s = rig.unloaded_s(cell.rtt_s)
+    found = Findings(cell, Merged(shares), readings, calls, unloaded_s, owned=rig.server.owned)
     return found.observation(
         block=block,
         replicate=replicate,
         attempt=attempt,
         started_unix_s=started_unix_s,
         hiccup_max_s=rig.hiccups.max_s,
+        idle_connection_age_s=idle.age_s,
+        idle_connection_memory_bytes=idle.memory_bytes,
         outside_s=clock() - began - cell.measure_s,
     )
 
@@ -104,12 +108,20 @@ class Findings:
     """What one cell's parts told, put together."""
 
     def __init__(
-        self, cell: Cell, total: Merged, readings: Readings, calls: dict[str, int], *, owned: bool
+        self,
+        cell: Cell,
+        total: Merged,
+        readings: Readings,
+        calls: dict[str, int],
+        unloaded_s: float,
+        *,
+        owned: bool,
     ) -> None:
         self._cell = cell
         self._total = total
         self._readings = readings
         self._calls = {name: calls.get(name, 0) for name in COMMANDS}
+        self._unloaded_s = unloaded_s
         self._owned = owned
         self._bound = self._bound_by()
 
@@ -130,6 +142,7 @@ class Findings:
             latency_mean_s=total.mean_s("latency"),
             acquire_mean_s=total.mean_s("acquire"),
             command_mean_s=total.mean_s("command"),
+            unloaded_s=self._unloaded_s,
             send_lag_p99_s=0.0,  # closed loop: a request is sent when it is meant to be
             pool_empty_share=_per(total.sum("empty"), total.sum("borrows")) or 0.0,
             operations=served,
@@ -193,6 +206,8 @@ class Findings:
             server_busy=read.server_cpu.total_s / read.measured_s,
             machine_busy=read.machine_busy_share or 0.0,
             runqueue_share=max(wait or 0.0 for wait in waits),
+            hold_s=self._total.mean_s("command"),
+            unloaded_s=self._unloaded_s,
             in_use_mean=self._total.in_use_mean,
             pool_size=cell.pool_size,
             workers=cell.workers,

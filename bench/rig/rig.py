@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from time import perf_counter as clock
+
+from redis.connection import Connection
 
 from bench.model import MOST_WORKERS, Cell, Settings
 from bench.rig.hiccup import HiccupMeter
+from bench.rig.idle import IdleConnections
 from bench.rig.link import Link
 from bench.rig.probes import Probes
 from bench.rig.server import Server, open_server
 
 # Connections of the suite's own beside the pools': probes, key filling, a spare.
 OWN_CONNECTIONS = 32
+ROUND_TRIPS = 5
+Address = tuple[str, int]
 
 
 class Rig:
@@ -24,7 +30,7 @@ class Rig:
         self._settings = settings
         self._rtts = sorted({cell.rtt_s for cell in cells if cell.rtt_s})
         self._connections = max(cell.workers * cell.pool_size for cell in cells)
-        self._addresses: dict[float, tuple[str, int] | None] = {0.0: None}
+        self._addresses: dict[float, Address | None] = {0.0: None}
         self.link: Link | None = None
 
     def __enter__(self) -> Rig:
@@ -42,6 +48,11 @@ class Rig:
                 stack.callback(self.link.close)
                 for rtt in self._rtts:
                     self._addresses[rtt] = self.link.route(rtt)
+            self._unloaded_s = {
+                rtt: unloaded_s(self.server, address) for rtt, address in self._addresses.items()
+            }
+            self.idle = IdleConnections(self.server)
+            stack.callback(self.idle.close)
             self.hiccups = HiccupMeter()
             stack.callback(self.hiccups.close)
             self._stack = stack.pop_all()
@@ -50,9 +61,13 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def address(self, rtt_s: float) -> tuple[str, int] | None:
+    def address(self, rtt_s: float) -> Address | None:
         """Where workers connect for that round trip; None: straight to the server."""
         return self._addresses[rtt_s]
+
+    def unloaded_s(self, rtt_s: float) -> float:
+        """What one request took on that way when the block began and nothing else was going on."""
+        return self._unloaded_s[rtt_s]
 
     def seed(self, block: int) -> int:
         """Where a block's workers start their key sequences; worker k adds k."""
@@ -67,6 +82,21 @@ class Rig:
         self.server.check()
         if self.link is not None:
             self.link.check()
+
+
+def unloaded_s(server: Server, address: Address | None) -> float:
+    """The quickest of a few PINGs, one after the other. Blocks for as long as they take."""
+    connection = server.connect(address)
+    try:
+        return min(_ping_s(server, connection) for _ in range(ROUND_TRIPS))
+    finally:
+        connection.disconnect()
+
+
+def _ping_s(server: Server, connection: Connection) -> float:
+    sent = clock()
+    server.command(connection, "PING")
+    return clock() - sent
 
 
 def preflight(settings: Settings, cells: list[Cell]) -> str:

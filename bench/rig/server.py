@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import SSLConnection, parse_url
+from redis.connection import Connection, SSLConnection, parse_url
 from redis.retry import Retry
 
 from bench.model import ApparatusLost, PreflightError, Workload
@@ -160,6 +160,38 @@ class Server:
             used_memory_bytes=int(info["used_memory"]),
             fds=self._fds(),
         )
+
+    def connect(self, address: tuple[str, int] | None = None) -> Connection:
+        """A connection of the caller's own, opened as a client's is; `address` leads by the link.
+
+        Raises ApparatusLost when none can be had.
+        """
+        settings = _settings(self.url)
+        settings |= {"socket_timeout": ANSWER_TIMEOUT_S, "protocol": 2}
+        if address is not None:
+            settings["host"], settings["port"] = address
+        connection: Connection = settings.pop("connection_class", Connection)(**settings)
+        self._ask(connection.connect)
+        return connection
+
+    def command(self, connection: Connection, *words: str) -> Any:
+        """A round trip on a connection of `connect`. Raises ApparatusLost, redis.ResponseError."""
+
+        def exchange() -> Any:
+            connection.send_command(*words)
+            return connection.read_response()
+
+        return self._ask(exchange)
+
+    def client_memory_bytes(self, ids: Sequence[int]) -> list[int] | None:
+        """What each of these clients costs the server; None where it does not tell (before 7.0, or
+        CLIENT is forbidden) or one of them is gone."""
+        try:
+            told = self._ask(lambda: self._control.client_list(client_id=list(map(str, ids))))
+        except redis.ResponseError:
+            return None
+        known = [int(client["tot-mem"]) for client in told if "tot-mem" in client]
+        return known if len(known) == len(ids) else None
 
     def check(self) -> None:
         """Raises ApparatusLost, with what it last said, when the server has ended."""
