@@ -51,6 +51,8 @@ def observation(cell: Cell, block: int) -> Observation:
         "link_fds_peak": 2 * opened + 7,
         "server_client_memory_bytes": 20_000 * opened,
         "client_rss_bytes": 200_000_000,
+        "idle_connection_age_s": 0.5 + cell.concurrency % 30,
+        "idle_connection_memory_bytes": 20_000.0 if cell.concurrency % 30 < 5 else 2_000.0,
         "server_cpu_us_per_op": 10.0 * NOISE[-block],
         "client_cpu_us_per_op": 14.0 * NOISE[-block],
         "measured_s": cell.measure_s,
@@ -59,7 +61,7 @@ def observation(cell: Cell, block: int) -> Observation:
         "invalid_reasons": "",
         "gates": (
             little_users(cell.concurrency * 0.999, cell.concurrency, cell.rtt_s),
-            little_pool(5.0, held_mean=5.002),
+            little_pool(5.0, held_mean=5.002, qps=qps),
         ),
         "series": [],
         "histograms": {},

@@ -34,14 +34,23 @@ def test_below_one_millisecond_the_gap_is_the_generators_share() -> None:
 
 def test_nothing_served_is_not_a_division_by_zero() -> None:
     assert gates.little_users(0.0, 10, 0.01).passed is False
-    assert gates.little_pool(0.0, 0.0).passed is False
+    assert gates.little_pool(0.0, 0.0, 0.0).passed is False
 
 
 @pytest.mark.parametrize(("in_use", "passed"), [(19.85, True), (20.25, False), (19.75, False)])
 def test_the_pools_own_count_against_littles_law(in_use: float, passed: bool) -> None:
-    gate = gates.little_pool(in_use, held_mean=20.0)
-    assert gate.figure == pytest.approx(in_use / 20 - 1)
+    gate = gates.little_pool(in_use, held_mean=20.0, qps=100.0)
+    assert gate.figure == pytest.approx(in_use / 20 - 1, abs=1e-5)
     assert gate.passed is passed
+
+
+@pytest.mark.parametrize(("late_s", "passed"), [(0.9e-6, True), (-0.9e-6, True), (1.3e-6, False)])
+def test_the_pool_may_read_its_clock_a_microsecond_after_done(late_s: float, passed: bool) -> None:
+    hold_s = 25e-6
+    qps = 1 / hold_s
+    gate = gates.little_pool(1.0 + late_s * qps, held_mean=1.0, qps=qps)
+    assert gate.passed is passed
+    assert (gate.figure == 0) is passed
 
 
 @pytest.mark.parametrize(("in_use", "passed"), [(9.75, True), (9.6, False), (10.4, False)])

@@ -103,7 +103,7 @@ def test_a_large_pool_that_is_slower_is_said_to_be(cells: pd.DataFrame) -> None:
 def test_cost_counts_what_a_large_pool_holds(cells: pd.DataFrame) -> None:
     finding = pool_sweep.findings(cells)["cost_pool_size"]
     assert "a pool of 5000 holds 5012 client descriptors and 100 MB" in finding
-    assert "a pool of 10 holds 22 and 200 kB" in finding
+    assert "a pool of 100 holds 112 and 2 MB" in finding
     contrary = pool_sweep.findings(pool_does_not_matter(cells))["cost_pool_size"]
     assert "holds no more than it needs" in contrary
 
@@ -218,7 +218,8 @@ def test_every_panel_holds_data(quiet: dict[str, Figure]) -> None:
 
 def test_each_round_trip_has_a_panel_that_names_every_limit(quiet: dict[str, Figure]) -> None:
     panels = quiet["concurrency_qps"].axes
-    assert [axes.get_title(loc="left") for axes in panels] == ["RTT 1 ms", "RTT 10 ms", "RTT 50 ms"]
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["RTT 0", "RTT 1 ms", "RTT 10 ms", "RTT 50 ms"]
     said = [text.get_text() for text in panels[-1].texts]
     assert "pool not binding" in said
     assert "20: pool" in said

@@ -59,14 +59,15 @@ CONCURRENCIES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 RTTS_S = (0.0, 0.001, 0.010, 0.050)
 FIFO_FROM = 500
 LARGEST = POOL_SIZES[-1]
-COST_USERS = 10  # a load light enough that what differs between pools is the pool
-SAME_USERS, SAME_RTT_S = 100, 0.010  # latency against pool size: one load on every pool
+# One load on every pool, for latency and cost against pool size: light enough that the pool, not
+# the rig, is what differs, and heavy enough for small pools to bind.
+SAME_USERS, SAME_RTT_S = 100, 0.010
 
 # The largest pool whose limit N/RTT lies within reach of a two-core rig, per round trip.
 BINDING_UP_TO = {0.001: 20, 0.010: 200, 0.050: 2000}
 
 CARRIED_QPS = 15_000.0  # what a two-core rig carries through the link, on a slow day
-SHORTEST_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.35, "full": 2.0}
+SHORTEST_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.35, "full": 1.0}
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 
 
@@ -97,23 +98,21 @@ Point = tuple[int, int, float, Opening, Order]
 def _smoke() -> Iterator[Point]:
     yield from _not_binding(0.050, (5, 20, 100, 500, 2000))
     yield from _binding(0.050, (5, 20, 100, 500), times=(1, 2))
+    yield from _not_binding(0.001, (50,), pool=50)
     yield from _binding(0.001, (5, 20), times=(1, 2))
-    yield from _same_users((5, 20, 100, 500))
-    yield from _cost((5, 50, 500, 5000))
-    yield 5000, COST_USERS, 0.0, "prefilled", "fifo"
-    yield 5000, COST_USERS, 0.0, "lazy", "lifo"
+    yield from _not_binding(0.0, (10, 50), pool=50)
+    yield from _one_load((5, 20, 100, 500, 5000), fifo=(5000,), lazy=(5000,))
 
 
 def _standard() -> Iterator[Point]:
     yield from _not_binding(0.050, (10, 100, 2000, 5000))
     yield from _binding(0.050, POOL_SIZES[:8], times=(1, 2))
     yield from _not_binding(0.001, (1, 50), pool=50)
-    yield from _binding(0.001, (5, 10, 20), times=(1, 2))
+    yield from _binding(0.001, (5, 10, 20), times=(1, 2, 4))
     yield from _not_binding(0.010, (10,))
-    yield from _same_users(tuple(pool for pool in POOL_SIZES if pool not in (500, 2000)))
-    yield from _cost(POOL_SIZES)
-    yield from ((pool, COST_USERS, 0.0, "prefilled", "fifo") for pool in (500, 5000))
-    yield from ((pool, COST_USERS, 0.0, "lazy", "lifo") for pool in (50, 5000))
+    yield from _not_binding(0.0, (1, 10, 50), pool=50)
+    yield from _binding(0.0, (5,), times=(2,))
+    yield from _one_load(POOL_SIZES, fifo=(500, 5000), lazy=(500, 5000))
 
 
 def _full() -> Iterator[Point]:
@@ -122,16 +121,22 @@ def _full() -> Iterator[Point]:
     for rtt, largest in BINDING_UP_TO.items():
         pools = tuple(pool for pool in POOL_SIZES if pool <= largest)
         yield from _binding(rtt, pools, times=(1, 2, 4, 10))
-    yield from _same_users(POOL_SIZES)
-    yield from _cost(POOL_SIZES)
-    for pool, users, rtt in product(POOL_SIZES, (COST_USERS, 50), (0.0, 0.001)):
+    yield from _binding(0.0, (5, 10, 20), times=(2, 10))
+    fifo = tuple(pool for pool in POOL_SIZES if pool >= FIFO_FROM)
+    yield from _one_load(POOL_SIZES, fifo, lazy=POOL_SIZES)
+    for pool, users, rtt in product(POOL_SIZES, (10, 50), (0.0, 0.001)):
         yield pool, users, rtt, "lazy", "lifo"
         if pool >= FIFO_FROM:
             yield pool, users, rtt, "prefilled", "fifo"
 
 
-def _same_users(pools: tuple[int, ...]) -> Iterator[Point]:
-    yield from ((pool, SAME_USERS, SAME_RTT_S, "prefilled", "lifo") for pool in pools)
+def _one_load(
+    pools: tuple[int, ...], fifo: tuple[int, ...], lazy: tuple[int, ...]
+) -> Iterator[Point]:
+    load = SAME_USERS, SAME_RTT_S
+    yield from ((pool, *load, "prefilled", "lifo") for pool in pools)
+    yield from ((pool, *load, "prefilled", "fifo") for pool in fifo)
+    yield from ((pool, *load, "lazy", "lifo") for pool in lazy)
 
 
 def _not_binding(rtt: float, users: tuple[int, ...], pool: int = LARGEST) -> Iterator[Point]:
@@ -141,10 +146,6 @@ def _not_binding(rtt: float, users: tuple[int, ...], pool: int = LARGEST) -> Ite
 def _binding(rtt: float, pools: tuple[int, ...], times: tuple[int, ...]) -> Iterator[Point]:
     for pool, factor in product(pools, times):
         yield pool, min(pool * factor, CONCURRENCIES[-1]), rtt, "prefilled", "lifo"
-
-
-def _cost(pools: tuple[int, ...]) -> Iterator[Point]:
-    yield from ((pool, COST_USERS, 0.0, "prefilled", "lifo") for pool in pools)
 
 
 def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
@@ -318,11 +319,13 @@ def _span(values: Sequence[float], digits: str) -> str:
 # Latency against pool size, one load on every pool
 
 
+AT_SAME_LOAD = f"{SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}"
+
+
 def _same_load(cells: pd.DataFrame) -> pd.DataFrame:
-    sweep = _pooled(cells)
-    return sweep[
-        (sweep["rtt_s"] == SAME_RTT_S) & (sweep["concurrency"] == SAME_USERS * sweep["workers"])
-    ]
+    """The cells of the one load that every pool serves, however opened and handed out."""
+    users = SAME_USERS * cells["workers"]
+    return cells[(cells["rtt_s"] == SAME_RTT_S) & (cells["concurrency"] == users)]
 
 
 def _sized(cells: pd.DataFrame, size: int) -> pd.DataFrame:
@@ -344,8 +347,8 @@ def _ends(cells: pd.DataFrame, users: int) -> Ends | None:
 
 
 def _latency_finding(cells: pd.DataFrame) -> str:
-    load = _same_load(cells)
-    at = f"{SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}"
+    load = _same_load(_pooled(cells))
+    at = AT_SAME_LOAD
     ends = _ends(load[load["valid"]], SAME_USERS)
     if ends is None:
         return f"Latency against pool size is undecided ({at}): {_why_undecided(load)}"
@@ -378,19 +381,12 @@ def _large_pool(ratio: Estimate, ends: Ends) -> str:
     return f"{ends.large} {'changes nothing' if even else 'shows no difference'}: {_times(ratio)}"
 
 
-# Cost against pool size, a load that needs few connections
-
-
-def _light_load(cells: pd.DataFrame) -> pd.DataFrame:
-    users = COST_USERS * cells["workers"]
-    light = cells[(cells["rtt_s"] == 0) & (cells["concurrency"] == users)]
-    return light.assign(connections=light["pool_size"] * light["workers"])
+# Cost against pool size, the same load
 
 
 def _cost_finding(cells: pd.DataFrame) -> str:
-    light = _light_load(cells)
-    lifo = _pooled(light)
-    ends = _ends(lifo[lifo["valid"]], COST_USERS)
+    lifo = _same_load(_pooled(cells))
+    ends = _ends(lifo[lifo["valid"]], SAME_USERS)
     if ends is None:
         return f"The cost of large pools is undecided: {_why_undecided(lifo)}"
     valid = lifo[lifo["valid"]]
@@ -409,7 +405,7 @@ def _held_said(large: pd.DataFrame, enough: pd.DataFrame, ends: Ends) -> str:
     verb = "holds" if held[0][0] > SAME * held[1][0] else "holds no more than it needs:"
     (fds, memory), (few, little) = held
     return (
-        f"For {COST_USERS} users a pool of {ends.large} {verb} {si(fds, 'count')} client "
+        f"For {SAME_USERS} users a pool of {ends.large} {verb} {si(fds, 'count')} client "
         f"descriptors and {si(memory, 'bytes')} of server memory; a pool of {ends.enough} holds "
         f"{si(few, 'count')} and {si(little, 'bytes')}"
     )
@@ -534,7 +530,6 @@ def _cross_out(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) ->
 
 def _draw_concurrency(cells: pd.DataFrame, title: str) -> Figure:
     sweep = _pooled(cells)
-    sweep = sweep[sweep["rtt_s"] > 0]
     rtts = sorted(sweep["rtt_s"].unique())
     figure, panels = new_figure(title, 1, max(len(rtts), 1), size=(4.5 * max(len(rtts), 2), 6.0))
     for axes, rtt in zip(panels, rtts, strict=False):
@@ -560,11 +555,17 @@ def _draw_round_trip(axes: Axes, cells: pd.DataFrame, rtt: float) -> None:
     _draw_band(axes, cells[cells["concurrency"] <= cells["connections"]])
     for pool in _full_pools(cells):
         own = cells[(cells["pool_size"] == pool) & (cells["concurrency"] >= cells["connections"])]
-        connections = int(own["connections"].iloc[0])
-        axes.hlines(connections / rtt, connections, 3 * own["concurrency"].max(), linestyle="--",
-                    color=pool_style(pool).colour, linewidth=0.7, zorder=1)  # fmt: skip
+        if rtt:
+            _draw_allowed(axes, pool_style(pool), own, rtt)
         _draw(axes, pool_style(pool), own, "concurrency", "qps")
     _draw_ceiling(axes, cells)
+
+
+def _draw_allowed(axes: Axes, style: Style, own: pd.DataFrame, rtt: float) -> None:
+    """What theory allows the pool, pool size ÷ round trip."""
+    connections, users = int(own["connections"].iloc[0]), own["concurrency"].max()
+    axes.hlines(connections / rtt, connections, 3 * users, linestyle="--", color=style.colour,
+                linewidth=0.7, zorder=1)  # fmt: skip
 
 
 def _full_pools(cells: pd.DataFrame) -> list[int]:
@@ -639,9 +640,9 @@ def _end(name: str, style: Style, cells: pd.DataFrame) -> tuple[float, float, st
 
 
 def _draw_latency(cells: pd.DataFrame, title: str) -> Figure:
-    load = _same_load(cells)
+    load = _same_load(_pooled(cells))
     figure, (latency, wait) = new_figure(title, 1, 2, size=(11.0, 5.4))
-    panel_title(latency, f"latency, {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}")
+    panel_title(latency, f"latency, {AT_SAME_LOAD}")
     panel_title(wait, "of that, the wait for a connection (below 1 µs drawn at 1 µs)")
     waits = {
         column: load[column].clip(lower=TICK_S) for column in ("acquire_p50_s", "acquire_p99_s")
@@ -685,33 +686,45 @@ VARIANTS = {
 }
 COSTS: tuple[tuple[str, str, Unit], ...] = (
     ("client_fds_peak", "descriptors of the client", "count"),
-    ("server_fds_peak", "descriptors of the server", "count"),
     ("link_fds_peak", "descriptors of the link", "count"),
+    ("server_fds_peak", "descriptors of the server", "count"),
     ("server_client_memory_bytes", "server's memory for clients", "bytes"),
-    ("client_rss_bytes", "worker's memory (kept over cells)", "bytes"),
     ("server_cpu_s_per_op", "server CPU per operation", "s"),
     ("client_cpu_s_per_op", "client CPU per operation", "s"),
 )
-
-
-SPANNING = {"client_fds_peak", "server_fds_peak", "link_fds_peak", "server_client_memory_bytes"}
+PER_OPERATION = ("server_cpu_s_per_op", "client_cpu_s_per_op")
 
 
 def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
-    light = _in_seconds(_light_load(cells))
-    linked = _same_load(cells)
+    load = _in_seconds(_same_load(cells))
     figure, panels = new_figure(title, 2, 4, size=(13.5, 7.2))
     for axes, (column, what, unit) in zip(panels, COSTS, strict=False):
-        through_link = column.startswith("link")
-        _draw_variants(axes, linked if through_link else light, column)
+        _draw_variants(axes, load, column)
+        axes.axvline(SAME_USERS, color=MUTED, linewidth=0.8, linestyle=":")
         log_axis(axes.xaxis, "count", "pool size")
         axes.margins(y=0.1)
-        (log_axis if column in SPANNING else linear_axis)(axes.yaxis, unit, "")
-        at = f", {SAME_USERS} users, RTT {si(SAME_RTT_S, 's')}" if through_link else ""
-        panel_title(axes, f"{what}{at}")
+        (linear_axis if column in PER_OPERATION else log_axis)(axes.yaxis, unit, "")
+        panel_title(axes, what)
+    _draw_idle_memory(panels[-2], cells)
     _variant_legend(panels[-1])
-    return _marks(figure, light, f"{COST_USERS} users at RTT 0 unless said; the link is not in "
-                                 "the path there.")  # fmt: skip
+    return _marks(
+        figure,
+        load,
+        f"{AT_SAME_LOAD} on every pool; dotted: as many connections as users. Smaller pools serve "
+        "fewer requests. Last panel: connections that do nothing at all, from a block's begin.",
+    )
+
+
+YOUNG_S, SETTLED_S = 1.0, 15.0  # rule 8: the server takes back a new connection's buffers by then
+
+
+def _draw_idle_memory(axes: Axes, cells: pd.DataFrame) -> None:
+    known = cells.dropna(subset=["idle_connection_memory_bytes"])
+    axes.plot(known["idle_connection_age_s"], known["idle_connection_memory_bytes"],
+              NEUTRAL.marker, color=NEUTRAL.colour, alpha=0.5)  # fmt: skip
+    panel_title(axes, "server's memory for an idle connection")
+    linear_axis(axes.xaxis, "s", "idle for")
+    log_axis(axes.yaxis, "bytes", "")
 
 
 def _in_seconds(cells: pd.DataFrame) -> pd.DataFrame:
@@ -808,7 +821,7 @@ def _carried(cells: pd.DataFrame, rtt: float) -> str:
 
 
 def _latency_prose(cells: pd.DataFrame) -> str:
-    load = _same_load(cells)
+    load = _same_load(_pooled(cells))
     valid = load[load["valid"]]
     ends = _ends(valid, SAME_USERS)
     if ends is None:
@@ -836,22 +849,20 @@ def _p50(cells: pd.DataFrame, kind: str = "latency") -> str:
 
 
 def _cost_prose(cells: pd.DataFrame) -> str:
-    light = _light_load(cells)
-    valid = light[light["valid"]]
+    load = _same_load(cells)
+    valid = load[load["valid"]]
     if valid.empty:
-        return f"Nothing to read here: {_why_undecided(light)}."
-    linked = _same_load(cells)
-    largest = _sized(linked[linked["valid"]], linked["pool_size"].max())
+        return f"Nothing to read here: {_why_undecided(load)}."
+    largest = _sized(_pooled(valid), valid["pool_size"].max())
     bound = int(valid["bound_by"].isin(APPARATUS).sum())
     link = si(_median(largest, "link_fds_peak"), "count")
     return (
-        f"{COST_USERS} users use at most {COST_USERS} connections at once; whatever else a "
+        f"{SAME_USERS} users use at most {SAME_USERS} connections at once; whatever else a "
         "prefilled pool holds is idle but open, on every hop. The link, as any middlebox that "
         f"ends connections, holds two descriptors for each: {link} at the largest pool."
-        f"{_lazy_said(valid)}{_fifo_said(light)} CPU per operation is drawn as measured: "
-        f"{bound} of these {_count(len(valid), 'cell')} are bound by the rig, and those decide "
-        "nothing about a pool. Worker memory is that of a process which has served other pools "
-        "before."
+        f"{_lazy_said(valid)}{_fifo_said(valid)}{_idle_said(cells)} CPU per operation is drawn as "
+        f"measured; {bound} of these {_count(len(valid), 'cell')} are bound by the rig, and those "
+        "decide nothing about a pool."
     )
 
 
@@ -864,16 +875,37 @@ def _lazy_said(valid: pd.DataFrame) -> str:
     return f" A lazy pool of {size} held {held} in the client."
 
 
-def _fifo_said(light: pd.DataFrame) -> str:
+def _fifo_said(valid: pd.DataFrame) -> str:
     """What handing out in turn costs beside the last one first, at the largest pool."""
-    chosen = _sized(light[light["valid"] & (light["opening"] == "prefilled")], LARGEST)
+    chosen = _sized(valid[valid["opening"] == "prefilled"], LARGEST)
     fifo, lifo = (chosen[chosen["order"] == order] for order in ("fifo", "lifo"))
-    ratio = paired_ratio(fifo, lifo, "server_client_memory_bytes")
-    if not _known(ratio):
+    memory = paired_ratio(fifo, lifo, "server_client_memory_bytes")
+    if not _known(memory):
         return ""
+    known = evidence(chosen)
+    fifo, lifo = (known[known["order"] == order] for order in ("fifo", "lifo"))
+    cpu = paired_ratio(fifo, lifo, "client_cpu_us_per_op")
+    spent = f" and {_times(cpu)} the client CPU per operation" if _known(cpu) else ""
     return (
-        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(ratio)} the server "
-        "memory of as many handed out last in, first out."
+        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(memory)} the server "
+        f"memory of as many handed out last in, first out{spent}."
+    )
+
+
+def _idle_said(cells: pd.DataFrame) -> str:
+    """What an idle connection holds when young and when settled (rule 8 of the methods)."""
+    known = cells.dropna(subset=["idle_connection_memory_bytes"])
+    young = known[known["idle_connection_age_s"] < YOUNG_S]
+    settled = known[known["idle_connection_age_s"] >= SETTLED_S]
+    if young.empty or settled.empty:
+        return ""
+    first, last = (
+        si(_median(ages, "idle_connection_memory_bytes"), "bytes") for ages in (young, settled)
+    )
+    return (
+        f" A connection that has just been opened holds {first} in the server, one that has been "
+        f"idle for {SETTLED_S:g} s or more {last}: a pool measured right after it was filled "
+        "looks dearer than it stays."
     )
 
 

@@ -217,7 +217,7 @@ class Findings:
     def _gates(self) -> Iterable[Gate]:
         cell, total, read = self._cell, self._total, self._readings
         yield gates.little_users(total.mean_count("out_s"), cell.concurrency, cell.rtt_s)
-        yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"))
+        yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
         yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
         failed = total.sum("errors")
         sends = {name: count + failed for name, count in total.operations.items()}
