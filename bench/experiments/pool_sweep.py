@@ -624,11 +624,19 @@ def _name_limits(axes: Axes, cells: pd.DataFrame) -> None:
         lines.append(("", NEUTRAL, free))
     ends = [_end(name, style, own) for name, style, own in lines]
     label_ends(axes, [end for end in ends if end])
-    band = points(free, ["concurrency"], "qps")
-    for start in band.iloc[len(band) // 2 :].head(1).itertuples():
-        axes.annotate("pool not binding", (start.concurrency, start.high), (-8, 8), fontsize=8.5,
-                      textcoords="offset points", ha="right", color=MUTED,
-                      **OVER_LINES)  # fmt: skip
+    _name_band(axes, points(free, ["concurrency"], "qps"), _ceiling_of(cells))
+
+
+def _name_band(axes: Axes, band: pd.DataFrame, top: Ceiling | None) -> None:
+    """Beside the line where it is well below the ceiling, whose name stands there."""
+    clear = band if top is None else band[band["high"] < top.low / 2]
+    if clear.empty:
+        return
+    at = clear.iloc[2 * len(clear) // 3]
+    left = len(clear) > 1  # of the line, but for its first point, which has no room there
+    axes.annotate("pool not binding", (at["concurrency"], at["high"]),
+                  (-8, 8) if left else (8, -12), textcoords="offset points", fontsize=8.5,
+                  ha="right" if left else "left", color=MUTED, **OVER_LINES)  # fmt: skip
 
 
 def _end(name: str, style: Style, cells: pd.DataFrame) -> tuple[float, float, str, Style] | None:
