@@ -107,23 +107,27 @@ def panel_title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=9.5, color=MUTED)
 
 
+SMALL_PRINT = 8.5
+CHARACTERS_PER_INCH = 13.5  # of small print
+
+
 def footnote(
     figure: Figure, text: str = "", *, hollow: bool = False, invalid: bool = False
 ) -> None:
     """Small print below the figure: where the data come from, and what the marks it has mean."""
-    lines = textwrap.fill(text, int(15 * figure.get_size_inches()[0]))
+    lines = textwrap.fill(text, int(CHARACTERS_PER_INCH * figure.get_size_inches()[0]))
     marks = [*[_HOLLOW_MARK] * hollow, *[_INVALID_MARK] * invalid]
     if not marks:
-        figure.supxlabel(lines, x=0.01, ha="left", fontsize=7.5, color=MUTED)
+        figure.supxlabel(lines, x=0.01, ha="left", fontsize=SMALL_PRINT, color=MUTED)
         return
     figure.legend(
         handles=marks,
         title=lines,
-        title_fontproperties={"size": 7.5},
+        title_fontproperties={"size": SMALL_PRINT},
         loc="outside lower left",
         alignment="left",
         ncols=2,
-        fontsize=8,
+        fontsize=SMALL_PRINT,
         labelcolor=INK,
         frameon=False,
     ).get_title().set_color(MUTED)
@@ -195,7 +199,7 @@ _HOLLOW_MARK = Line2D(
     [],
     [],
     linestyle="",
-    label="hollow: bound by the rig; rates there are lower bounds",
+    label="hollow: bound by the rig, no evidence about a pool (a rate is a lower bound)",
     **_marker(NEUTRAL, hollow=True),
 )
 _INVALID_MARK = Line2D([], [], linestyle="", label="crossed out: invalid, a gate failed", **_CROSS)
@@ -335,9 +339,10 @@ def _darker(colour: str) -> str:
 
 def pool_legend(figure: Figure, sizes: Iterable[int], *, title: str = "pool size") -> None:
     """A legend right of the figure, the largest pool on top."""
+    marks = {size: _marker(pool_style(size), hollow=False) for size in sorted(set(sizes))}
     handles = [
-        Line2D([], [], label=si(size, "count"), **_marker(pool_style(size), hollow=False))
-        for size in sorted(set(sizes), reverse=True)
+        Line2D([], [], linestyle="", label=si(size, "count"), **mark)
+        for size, mark in reversed(marks.items())
     ]
     figure.legend(
         handles=handles,

@@ -25,16 +25,20 @@
 from IPython.display import Markdown
 
 from bench.experiments import pool_sweep
-from bench.report.page import bullets, environment, invalid_cells, open_run, show, table
+from bench.report.page import bullets, environment, headline, invalid_cells, open_run, show, table
 
 # %% tags=["parameters"]
 run = "../results/reference"
 
 # %%
-cells, manifest = open_run(run, pool_sweep.NAME)
+opened = open_run(run, pool_sweep.NAME)
+cells, manifest = opened
 findings = pool_sweep.findings(cells)
 prose = pool_sweep.prose(cells)
 figures = pool_sweep.figures(cells)
+
+# %%
+headline(opened)
 
 # %%
 bullets(list(findings.values()))
@@ -47,6 +51,13 @@ show(figures["concurrency_qps"], findings["concurrency_qps"])
 
 # %%
 Markdown(prose["concurrency_qps"])
+
+# %% [markdown]
+# A knee is where the rate stops rising with the users, in multiples of the pool's size, with its
+# 95 % interval over the replicates. *hinge*: fitted as min(aN, X) to the pool's own points and, up
+# to its size, to those of pools that do not bind. *beside pools that do not bind*: too few
+# concurrencies for a fit; it is where the pool's rate meets what larger pools served to as many
+# users.
 
 # %%
 table(pool_sweep.knee_table(cells), "No pool had more users than connections.")

@@ -51,6 +51,7 @@ def observation(cell: Cell, block: int) -> Observation:
         "link_fds_peak": 2 * opened + 7,
         "server_client_memory_bytes": 20_000 * opened,
         "client_rss_bytes": 200_000_000,
+        "unloaded_s": cell.rtt_s + 0.0002,
         "idle_connection_age_s": 0.5 + cell.concurrency % 30,
         "idle_connection_memory_bytes": 20_000.0 if cell.concurrency % 30 < 5 else 2_000.0,
         "server_cpu_us_per_op": 10.0 * NOISE[-block],

@@ -61,7 +61,7 @@ def always_flat(cells: pd.DataFrame) -> pd.DataFrame:
 
 def test_pools_that_flatten_at_their_size_are_said_to(cells: pd.DataFrame) -> None:
     finding = pool_sweep.findings(cells)["concurrency_qps"]
-    assert re.match(r"Each pool of 5–\d+ flattens at its own size: \d+ knees at ", finding)
+    assert re.match(r"Pools flatten at their own size, 5–20 at 1 ms, .+ at 50 ms: \d+ knees at ", finding)
     found = pool_sweep.curves(cells)
     assert {curve.verdict for curve in found} <= {"own size", "undecided"}
     for curve in found:

@@ -98,7 +98,7 @@ Point = tuple[int, int, float, Opening, Order]
 def _smoke() -> Iterator[Point]:
     yield from _not_binding(0.050, (5, 20, 100, 500, 2000))
     yield from _binding(0.050, (5, 20, 100, 500), times=(1, 2))
-    yield from _not_binding(0.001, (50,), pool=50)
+    yield from _not_binding(0.001, (50, 200), pool=200)
     yield from _binding(0.001, (5, 20), times=(1, 2))
     yield from _not_binding(0.0, (10, 50), pool=50)
     yield from _one_load((5, 20, 100, 500, 5000), fifo=(5000,), lazy=(5000,))
@@ -107,9 +107,10 @@ def _smoke() -> Iterator[Point]:
 def _standard() -> Iterator[Point]:
     yield from _not_binding(0.050, (10, 100, 2000, 5000))
     yield from _binding(0.050, POOL_SIZES[:8], times=(1, 2))
-    yield from _not_binding(0.001, (1, 50), pool=50)
+    yield from _not_binding(0.001, (1, 50, 200), pool=200)
     yield from _binding(0.001, (5, 10, 20), times=(1, 2, 4))
     yield from _not_binding(0.010, (10,))
+    yield from _not_binding(0.010, (1000,), pool=1000)
     yield from _not_binding(0.0, (1, 10, 50), pool=50)
     yield from _binding(0.0, (5,), times=(2,))
     yield from _one_load(POOL_SIZES, fifo=(500, 5000), lazy=(500, 5000))
@@ -296,13 +297,32 @@ def _knee_finding(cells: pd.DataFrame) -> str:
     if not own:
         return f"Pool size does not set the plateau: none of {decided} curves flattens there{rest}"
     if not other:
-        pools = _span([curve.pool_size for curve in own], "d")
-        return f"Each pool of {pools} flattens at its own size: {_knees(own)}{rest}"
-    named = ", ".join(f"{curve.pool_size} at {si(curve.rtt_s, 's')}" for curve in other)
+        named = _named(own, found)
+        return f"Pools flatten at their own size, {named}: {_knees(own)}{rest}"
     return (
         f"{len(own)} of {decided} curves flatten at their pool's size: {_knees(own)}; "
-        f"not so pool {named}{rest}"
+        f"not so pool {_named(other, found)}{rest}"
     )
+
+
+def _named(chosen: list[Curve], among: list[Curve]) -> str:
+    """'5–20 at 10 ms, 5 and 50 at 50 ms': a range only where it leaves nobody out."""
+    return ", ".join(
+        f"{_listed(_sizes(chosen, rtt), _sizes(among, rtt))} at {si(rtt, 's')}"
+        for rtt in sorted({curve.rtt_s for curve in chosen})
+    )
+
+
+def _sizes(curves_: list[Curve], rtt: float) -> list[int]:
+    return [curve.pool_size for curve in curves_ if curve.rtt_s == rtt]
+
+
+def _listed(sizes: list[int], among: list[int]) -> str:
+    between = [size for size in among if min(sizes) <= size <= max(sizes)]
+    if len(sizes) > 2 and sizes == between:
+        return f"{sizes[0]}–{sizes[-1]}"
+    *first, last = map(str, sizes)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _knees(own: list[Curve]) -> str:
@@ -580,13 +600,20 @@ def _draw_band(axes: Axes, free: pd.DataFrame) -> None:
 
 
 def _ceiling_of(cells: pd.DataFrame) -> Ceiling | None:
-    """What the rig carries: known where the highest rate is one that the rig, not a pool, ended."""
+    """What the rig carries: known where it, and not a pool, ended the highest rate, and where that
+    is clearly less than as many users would bring with nothing else on the rig."""
     top = points(cells, ["pool_size", "concurrency"], "qps").nlargest(1, "median")
     if not top["hollow"].any():
         return None
-    bound = cells[cells["valid"] & cells["bound_by"].isin(APPARATUS)]
     best = top.iloc[0]
+    alone = min(best["concurrency"], best["pool_size"]) / _median(cells, "unloaded_s")
+    if best["median"] > NO_LONGER_RISING * alone:
+        return None
+    bound = cells[cells["valid"] & cells["bound_by"].isin(APPARATUS)]
     return Ceiling(best["median"], bound["qps"].max(), best["bound_by"], best["concurrency"])
+
+
+NO_LONGER_RISING = 0.75
 
 
 class Ceiling(NamedTuple):
@@ -660,9 +687,9 @@ def _draw_latency(cells: pd.DataFrame, title: str) -> Figure:
     return _marks(
         figure,
         load,
-        "Title: ratios paired within blocks, brackets are 95 % intervals. Dotted: as many "
-        f"connections as users ({SAME_USERS}). A p99 of fewer than {samples_needed(0.99)} "
-        "requests is left blank.",
+        f"{'Title: ratios paired within blocks, with 95 % intervals. ' if '×' in title else ''}"
+        f"Dotted: as many connections as users ({SAME_USERS}). A p99 of fewer than "
+        f"{samples_needed(0.99)} requests is left blank.",
     )
 
 
@@ -817,7 +844,19 @@ def _concurrency_prose(cells: pd.DataFrame) -> str:
         f"(an interval within a factor of {OWN_SIZE}), {counts['elsewhere']} elsewhere, and "
         f"{counts['undecided']} are undecided; {known} of {int((sweep['rtt_s'] > 0).sum())} cells "
         "are neither invalid nor bound by the rig, and only those decide. "
-        f"{' '.join(said)} The table gives each knee with its interval."
+        f"{' '.join(said)} {_spread_said(cells)}The table gives each knee with its interval."
+    )
+
+
+def _spread_said(cells: pd.DataFrame) -> str:
+    """How far replicates of the same cell lie apart: the machine's own unrest."""
+    rates = cells[cells["valid"]].groupby("cell")["qps"]
+    apart = (rates.max() / rates.min())[rates.count() > 1]
+    if apart.empty:
+        return ""
+    return (
+        f"Replicates of a cell differ by a factor of {apart.median():.2f} in the median and "
+        f"{apart.max():.2f} at most. "
     )
 
 
@@ -890,12 +929,13 @@ def _fifo_said(valid: pd.DataFrame) -> str:
     memory = paired_ratio(fifo, lifo, "server_client_memory_bytes")
     if not _known(memory):
         return ""
+    takes = "take" if memory.low > 1 or memory.high < 1 else "show no difference from one:"
     known = evidence(chosen)
     fifo, lifo = (known[known["order"] == order] for order in ("fifo", "lifo"))
     cpu = paired_ratio(fifo, lifo, "client_cpu_us_per_op")
     spent = f" and {_times(cpu)} the client CPU per operation" if _known(cpu) else ""
     return (
-        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(memory)} the server "
+        f" Handed out in turn (FIFO), {LARGEST} connections {takes} {_times(memory)} the server "
         f"memory of as many handed out last in, first out{spent}."
     )
 
@@ -926,9 +966,14 @@ def _little_prose(cells: pd.DataFrame) -> str:
         "flight. A lost request, a wrong clock or a leaked connection would push a point out of "
         "the grey band. On the left every user should have a request out all the time; at RTT 0 "
         f"the gap is the time that the generator itself takes, {si(-share, 'share')} in the "
-        f"median. On the right the pool's own count should equal λW. {_count(invalid, 'cell')} of "
-        f"{len(cells)} failed a gate, these or others, and are crossed out."
+        f"median. On the right the pool's own count should equal λW. {_failed(invalid, len(cells))}"
     )
+
+
+def _failed(invalid: int, of: int) -> str:
+    if not invalid:
+        return f"None of the {of} cells failed a gate, these or others."
+    return f"{invalid} of {of} cells failed a gate, these or others, and are crossed out."
 
 
 # Tables
@@ -954,12 +999,13 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
         {
             "RTT ms": (best["rtt_s"] * 1e3).astype(int),
             "pool": best["pool_size"],
-            "kind": best["order"].where(best["opening"] == "prefilled", "lazy"),
+            "opening": best["opening"],
+            "order": best["order"],
             "users": best["concurrency"],
             "QPS": best["qps"].round().astype(int),
             "p50 ms": best["p50"].map(_milliseconds),
             "p99 ms": best["p99"].map(_milliseconds),
-            "wait p99": best["wait_p99"].map(_milliseconds),
+            "wait p99 ms": best["wait_p99"].map(_milliseconds),
             "bound by": best["bound_by"],
         }
     )

@@ -56,6 +56,20 @@ def open_run(folder: str, experiment: str) -> Run:
     return Run(cells, manifest)
 
 
+def headline(run: Run) -> Markdown:
+    """One line on what was run: when, on what, how much of it, and how long the windows were."""
+    cells, manifest = run
+    windows = cells["measured_s"]
+    servers = ", ".join(f"{each['flavour']} {each['version']}" for each in manifest["servers"])
+    return Markdown(  # type: ignore[no-untyped-call]
+        f"**{manifest['settings']['profile']} run**, {manifest.get('status', 'unfinished')}, "
+        f"started {manifest['started']} on {servers}: "
+        f"{len(cells)} measurements of {cells['cell'].nunique()} cells in "
+        f"{cells['block'].nunique()} blocks, each over a window of {windows.min():.2g}–"
+        f"{windows.max():.2g} s, median {windows.median():.2g} s."
+    )
+
+
 def show(figure: Figure, finding: str) -> Image:
     """The figure as a picture of its natural width; `finding` is what it says without it."""
     picture = io.BytesIO()
