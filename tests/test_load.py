@@ -6,9 +6,18 @@ Each `check_*` function runs in a child (`python test_load.py URL NAME`) and is 
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +31,8 @@ import time
 
 import redis
 
-from bench.model import ApparatusLost, BenchError, Cell, Settings, Workload
+from bench.load import worker as worker_module
+from bench.model import ApparatusLost, BenchError, Cell, PreflightError, Settings, Workload
 
 URL = ""
 CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
@@ -251,8 +261,6 @@ def check_two_workers_add_up() -> None:
 
 
 def check_a_dead_worker_is_noticed_and_named() -> None:
-    import signal
-
     from bench.rig.rig import Rig
 
     cell = dataclasses.replace(CELL, measure_s=30.0)
@@ -294,12 +302,209 @@ def check_a_workers_failure_reaches_the_master() -> None:
             raise AssertionError("a server that is not there went unnoticed")
 
 
+# ---------------------------------------------------------------------- under plain Locust
+
+
+def check_the_current_rate_is_that_of_the_seconds_in_which_requests_were_done() -> None:
+    import numpy as np
+    from locust.stats import RequestStats
+
+    from bench.load.standalone import _log, latency_line
+
+    stats = RequestStats()
+    stats.total.start_time -= 30
+    done = time.perf_counter() - np.arange(0, 20, 0.1)
+    rows = np.stack([done - 0.00025, done - 0.0002, done], axis=1)
+    _log(stats, rows, 0)
+    assert abs(stats.total.current_rps - 10) < 0.5
+    _log(stats, rows[:0], 50)
+    assert stats.total.num_requests == 250
+    assert stats.total.num_none_requests == 50
+    assert "of 200 requests: p50 0.250 ms" in latency_line(stats)
+
+
 CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_load(name: str, redis_server: Any) -> None:
     run_child(redis_server.url, name)
+
+
+ROOT = Path(__file__).parents[1]
+NO_SERVER = "redis://127.0.0.1:1"
+
+
+@contextmanager
+def started(*command: str, url: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python module as a child, its output in pipes; killed if the test leaves it behind."""
+    path = os.pathsep.join(sys.path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": path, "REDIS_URL": url},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def locust(*arguments: str, url: str) -> Any:
+    return started("locust", "-f", "locustfiles/closed_loop.py", *arguments, url=url)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=60)
+    assert "Traceback" not in err, err[-3000:]
+    return out, err
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def await_listener(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
+def answered(url: str) -> int:
+    return int(
+        redis.Redis.from_url(url).info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
+    )
+
+
+@pytest.fixture
+def joined(redis_server: Any) -> Iterator[Any]:
+    """Starts a headless master, which knows no server, and a `bench worker` that does."""
+    with ExitStack() as stack:
+
+        def start(*arguments: str) -> list[subprocess.Popen[str]]:
+            port = str(free_port())
+            bind = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port)
+            users = ("--headless", "-u", "4", "-r", "4", "--expect-workers", "1")
+            master = stack.enter_context(locust(*bind, *users, *arguments, url=NO_SERVER))
+            await_listener(int(port))
+            worker = started("bench", "worker", "--port", port, url=redis_server.url)
+            return [master, stack.enter_context(worker)]
+
+        yield start
+
+
+def test_alone_its_statistics_are_true_below_a_millisecond(redis_server: Any) -> None:
+    before = answered(redis_server.url)
+    load = ("--headless", "-u", "4", "-r", "4", "-t", "1s", "--pool-size", "3", "--json")
+    with locust(*load, url=redis_server.url) as process:
+        out, err = ended(process)
+    assert process.returncode == 0, err
+    (entry,) = json.loads(out)
+    assert (
+        0 <= answered(redis_server.url) - before - entry["num_requests"] <= 4
+    )  # cut off at the end
+    assert sum(entry["num_reqs_per_sec"].values()) == entry["num_requests"] > 0
+    assert any(0 < float(milliseconds) < 1 for milliseconds in entry["response_times"])
+    assert f"latency of {entry['num_requests']} requests: p50 " in err
+    assert "pool peak 3 of 3" in err
+
+
+def test_a_worker_takes_its_masters_options_and_hands_it_its_statistics(joined: Any) -> None:
+    master, worker = joined("-t", "1s", "--pool-size", "3", "--json")
+    out, err = ended(master)
+    _, said = ended(worker)
+    assert (master.returncode, worker.returncode) == (0, 0), err + said
+    (entry,) = json.loads(out)
+    line = re.search(r"pool peak 3 of 3, \d+ of (\d+) requests found it empty", said)
+    assert line, said
+    assert 0 <= int(line[1]) - entry["num_requests"] <= 4
+    assert any(0 < float(milliseconds) < 1 for milliseconds in entry["response_times"])
+    assert f"latency of {entry['num_requests']} requests: p50 " in err
+
+
+def test_an_interrupted_worker_leaves_its_master_and_the_server(
+    joined: Any, redis_server: Any
+) -> None:
+    control = redis.Redis.from_url(redis_server.url)
+    before = len(control.client_list())
+    master, worker = joined("-t", "60s", "--pool-size", "30")
+    for line in master.stderr:
+        if "All users spawned" in line:
+            break
+    assert len(control.client_list()) == before + 30
+    worker.send_signal(signal.SIGINT)
+    ended(worker)
+    _, err = ended(master)
+    assert "The last worker quit" in err
+    assert len(control.client_list()) == before
+
+
+def test_a_worker_that_cannot_open_its_pool_says_so_and_leaves(joined: Any) -> None:
+    master, worker = joined("-t", "60s", "--pool-size", "0")
+    _, said = ended(worker)
+    assert worker.returncode == 2
+    assert "bench: no load sent: " in said
+    assert "The last worker quit" in ended(master)[1]
+
+
+def test_a_worker_without_a_master(redis_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with started("bench", "worker", "--port", str(free_port()), url=redis_server.url) as process:
+        _, err = ended(process)
+    assert (process.returncode, err.count("\n")) == (2, 1)
+    assert err.startswith("bench: no Locust master at ")
+    monkeypatch.setattr(worker_module, "MASTER_TIMEOUT_S", 0.2)
+    with pytest.raises(PreflightError, match="no Locust master"):  # listens, and says nothing
+        worker_module.require_master("127.0.0.1", redis_server.port)
+
+
+def test_a_worker_without_its_server() -> None:
+    with started("bench", "worker", url=NO_SERVER) as process:
+        _, err = ended(process)
+    assert (process.returncode, err.count("\n")) == (2, 1)
+    assert "nothing listens there" in err
+
+
+def test_a_web_ui_without_its_server_does_not_open() -> None:
+    with locust(
+        "--web-host", "127.0.0.1", "--web-port", str(free_port()), url=NO_SERVER
+    ) as process:
+        _, err = ended(process)
+    assert process.returncode == 2
+    assert err.splitlines()[-1].startswith(f"bench: server {NO_SERVER}: nothing listens there")
+
+
+def test_a_web_ui_outlives_a_test_that_is_refused(redis_server: Any) -> None:
+    port = free_port()
+
+    def swarm(pool_size: int) -> None:
+        form = {"user_count": 4, "spawn_rate": 4, "host": "", "pool_size": pool_size}
+        address = f"http://127.0.0.1:{port}/swarm"
+        with urllib.request.urlopen(address, urllib.parse.urlencode(form).encode()) as answer:
+            assert json.load(answer)["success"]
+
+    with locust(
+        "--web-host", "127.0.0.1", "--web-port", str(port), url=redis_server.url
+    ) as process:
+        await_listener(port)
+        swarm(pool_size=0)
+        assert any("no load sent: " in line for line in process.stderr or ())
+        swarm(pool_size=3)
+        assert any("All users spawned" in line for line in process.stderr or ())
+        process.terminate()
+        _, err = ended(process)
+    assert process.returncode == 0
+    assert "pool peak 3 of 3" in err
 
 
 def test_users_are_shared_out_evenly() -> None:
