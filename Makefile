@@ -16,9 +16,9 @@ help:  ## this list
 	@echo "    PROFILE     smoke, standard or full (bench; default standard)"
 	@echo "    REDIS_URL   measure this server, not one of our own; set it in the environment, it may hold a password"
 	@echo "    WORKERS     Locust worker processes (bench)"
-	@echo "    ONLY        this experiment alone (bench)"
+	@echo "    ONLY        these experiments, separated by commas (bench; default all)"
 	@echo "    RESUME      results/RUN to complete, with the settings it was made with (bench)"
-	@echo "    RUN         results/RUN to report on (report; default results/reference)"
+	@echo "    RUN         results/RUN to report on (report; default the newest, else results/reference)"
 	@echo "    ARGS        further options, as 'bench VERB --help' lists them (bench, report, calibrate, worker, ui, test)"
 	@echo "    PYTHON      the Python to build .venv with, 3.11 or later (default python3)"
 
@@ -27,7 +27,7 @@ bench: setup  ## measure: set up, run every experiment of PROFILE, draw the plot
 	@.venv/bin/bench run $(if $(PROFILE),--profile "$(PROFILE)") $(if $(WORKERS),--workers "$(WORKERS)") \
 	    $(if $(ONLY),--only "$(ONLY)") $(if $(RESUME),--resume "$(RESUME)") $(ARGS)
 
-report: setup  ## tables and figures of a finished run again
+report: setup  ## tables, figures and notebooks of a stored run again
 	@.venv/bin/bench report $(if $(RUN),"$(RUN)") $(ARGS)
 
 calibrate: setup  ## the generator beside stock Locust and redis-benchmark on this machine
@@ -46,7 +46,7 @@ test: setup  ## the tests, without the slow ones
 	@.venv/bin/python -m pytest $(ARGS)
 
 # pytest says 5 where no test is marked slow.
-test-slow: setup  ## faults, soak, browser, namespaces, set-up
+test-slow: setup  ## the slow tests: what dies in mid-run, and a full set-up
 	@.venv/bin/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
 
 lint: setup  ## ruff and mypy

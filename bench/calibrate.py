@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -35,14 +35,23 @@ from bench.load.measure import measure
 from bench.load.recorder import Recorder
 from bench.load.swarm import Swarm
 from bench.model import BenchError, Cell, Observation, Settings
+from bench.report.display import Display
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.rig import Rig
 
 NAME = "calibrate"
+BORROW, RECORD = "borrow and return", "recording a request"
+STOCK, BENCHMARK = "stock Locust + redis-py, 50 users", "redis-benchmark, 50 connections"
+LINK_MANY, LINK_ONE = "link at 1 ms, 200 users", "round trip at 1 ms, 1 user"
+WORKER = "worker with 5,000 connections, 1,000 users"
+OUTSIDE = "a cell's time outside measuring, pool ≤ 500"
+SMOKE = "bench run --profile smoke, report included"
+PREFILLS = ((1000, 0.0, 1.0), (5000, 0.0, 4.5), (5000, 0.001, 6.0))  # pool, RTT, seconds at most
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "run.json"
 ROUNDS = 3
 MICRO_LOOPS = 50_000
 SETTLE_S = 1.0
+AROUND_S = 0.8  # what a cell takes beside its measurement
 ATTEMPTS = 4  # a machine that is shared changes its speed within a cell now and then
 
 
@@ -66,26 +75,68 @@ def at_most(what: str, value: float, unit: str, limit: float, note: str = "") ->
     return Row(what, value, unit, f"≤ {limit:g}", value <= limit, note)
 
 
-def calibrate(seconds: float, output: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to measure, named as progress shows it, and how long it is expected to take."""
+
+    what: str
+    seconds: float
+    measure: Callable[[], Any]
+
+
+Found = dict[str, list[Any]]  # what each step found, once per round
+
+
+def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
     """Measure everything and store it as JSON at `output`. Blocks for about three minutes.
 
     Raises PreflightError, ApparatusLost as a run does.
     """
     raise_fd_limit(12_000)
-    rows: list[Row] = []
     cells = [Cell(NAME, 5000, 1000, rtt_s=0.001)]
-    with tempfile.TemporaryFile() as log, Rig(Settings(), cells) as rig:
-        rows += borrow_rows(rig)
-        rows += recording_rows()
-        with Swarm(1, 1000, rig.server.url, log) as swarm:
-            rows += rate_rows(rig, swarm, seconds)
-            rows += link_rows(rig, swarm, seconds)
-            rows += prefill_rows(rig, swarm)
-    rows += run_rows()
-    result = {"machine": manifest(), "seconds": seconds, "rows": [asdict(row) for row in rows]}
-    output.parent.mkdir(parents=True, exist_ok=True)
+    alone = [Step(SMOKE, 60, _smoke_run)]  # a run needs the machine for itself
+    with (
+        tempfile.TemporaryFile() as log,
+        Rig(Settings(), cells) as rig,
+        Swarm(1, 1000, rig.server.url, log) as swarm,
+    ):
+        steps = [
+            Step(BORROW, 2, lambda: borrow_rows(rig)),
+            Step(RECORD, 1, recording_rows),
+            *rate_steps(rig, swarm, seconds),
+            *link_steps(rig, swarm, seconds),
+            *prefill_steps(rig, swarm),
+            *worker_steps(rig, swarm),
+        ]
+        all_steps = [*steps, *alone]
+        display.starts(len(all_steps), sum(step.seconds for step in all_steps), "steps")
+        found = take(steps, display)
+    found |= take(alone, display)
+    result = {"machine": manifest(), "seconds": seconds, "rows": [asdict(r) for r in _rows(found)]}
     output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
+
+
+def take(steps: Iterable[Step], display: Display) -> Found:
+    """Measure step by step, in this order, and say so. Blocks for all of them."""
+    found: Found = {}
+    for step in steps:
+        display.does(step.what)
+        found.setdefault(step.what, []).append(step.measure())
+        display.did(step.what, step.seconds)
+    return found
+
+
+def _rows(found: Found) -> list[Row]:
+    return [
+        *found[BORROW][0],
+        *found[RECORD][0],
+        *rate_rows(found),
+        *link_rows(found),
+        *prefill_rows(found),
+        *worker_rows(found),
+        *run_rows(found),
+    ]
 
 
 # ---------------------------------------------------------------------- rates, tool beside tool
@@ -99,32 +150,38 @@ class Rate:
     cpu_us: float
 
 
-def rate_rows(rig: Rig, swarm: Swarm, seconds: float) -> list[Row]:
+def rate_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
     """Closed-loop GET rates of every client, taking turns."""
-    tools: dict[str, Callable[[], Rate]] = {
-        f"{client}, {users} users": _ours(rig, swarm, client, users, seconds)
+    tools = [
+        Step(f"{client}, {users} users", seconds + AROUND_S,
+             _ours(rig, swarm, client, users, seconds))
         for client in ("lean", "redis-py")
         for users in (10, 50)
-    }
-    tools["stock Locust + redis-py, 50 users"] = lambda: _stock(rig, seconds)
+    ]  # fmt: skip
+    tools.append(Step(STOCK, seconds + 5, lambda: _stock(rig, seconds)))
     if shutil.which("redis-benchmark"):
-        tools["redis-benchmark, 50 connections"] = lambda: _redis_benchmark(rig, seconds)
-    rounds = [{name: tool() for name, tool in tools.items()} for _ in range(ROUNDS)]
+        tools.append(Step(BENCHMARK, seconds + 0.5, lambda: _redis_benchmark(rig, seconds)))
+    return tools * ROUNDS
+
+
+def rate_rows(found: Found) -> list[Row]:
+    """Medians over the rounds, then ratios within them."""
     rows = []
-    for name in tools:
-        rows.append(Row(f"GET rate, {name}", _median(r[name].qps for r in rounds), "/s"))
-        rows.append(Row(f"client CPU, {name}", _median(r[name].cpu_us for r in rounds), "µs/op"))
-    return rows + _ratios(rounds)
+    rates = {what: seen for what, seen in found.items() if isinstance(seen[0], Rate)}
+    for name, seen in rates.items():
+        rows.append(Row(f"GET rate, {name}", _median(rate.qps for rate in seen), "/s"))
+        rows.append(Row(f"client CPU, {name}", _median(rate.cpu_us for rate in seen), "µs/op"))
+    return rows + _ratios(rates)
 
 
-def _ratios(rounds: list[dict[str, Rate]]) -> list[Row]:
+def _ratios(rates: dict[str, list[Rate]]) -> list[Row]:
     def ratio(other: str) -> float:
-        return _median(r["lean, 50 users"].qps / r[other].qps for r in rounds)
+        pairs = zip(rates["lean, 50 users"], rates[other], strict=True)
+        return _median(ours.qps / theirs.qps for ours, theirs in pairs)
 
-    rows = [at_least("lean ÷ stock Locust", ratio("stock Locust + redis-py, 50 users"), "×", 8)]
-    benchmark = "redis-benchmark, 50 connections"
-    if benchmark in rounds[0]:
-        rows.append(at_least("lean ÷ redis-benchmark", ratio(benchmark), "×", 0.7, "aim 0.85"))
+    rows = [at_least("lean ÷ stock Locust", ratio(STOCK), "×", 8)]
+    if BENCHMARK in rates:
+        rows.append(at_least("lean ÷ redis-benchmark", ratio(BENCHMARK), "×", 0.7, "aim 0.85"))
     else:
         rows.append(Row("lean ÷ redis-benchmark", None, "×", "≥ 0.7", None, "not on PATH"))
     return rows
@@ -263,16 +320,24 @@ def _no_gc() -> Iterator[None]:
 # ---------------------------------------------------------------------- link, prefill, memory
 
 
-def link_rows(rig: Rig, swarm: Swarm, seconds: float) -> list[Row]:
-    """The link at a round trip of 1 ms: what it carries, costs, and adds."""
-    many = [_cell_seen(rig, swarm, 200, 200, 0.001, seconds) for _ in range(ROUNDS)]
-    one = [_cell_seen(rig, swarm, 1, 1, 0.001, seconds) for _ in range(ROUNDS)]
+def link_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
+    """The link at a round trip of 1 ms."""
+
+    def of(what: str, users: int) -> Step:
+        return Step(what, seconds + AROUND_S,
+                    lambda: _cell_seen(rig, swarm, users, users, 0.001, seconds))  # fmt: skip
+
+    return [of(LINK_MANY, 200)] * ROUNDS + [of(LINK_ONE, 1)] * ROUNDS
+
+
+def link_rows(found: Found) -> list[Row]:
+    """What the link carries, costs, and adds."""
+    many, one = found[LINK_MANY], found[LINK_ONE]
     return [
-        at_least("link at 1 ms, 200 users", _median(o.qps for o in many), "/s", 40_000,
+        at_least(LINK_MANY, _median(o.qps for o in many), "/s", 40_000,
                  f"bound by {many[-1].bound_by}"),
         at_most("link CPU per request", _median(o.link_cpu_us_per_op or 0 for o in many), "µs", 20),
-        at_most("round trip at 1 ms, 1 user", _median((o.latency.p50 or 0) * 1e3 for o in one),
-                "ms", 1.35),
+        at_most(LINK_ONE, _median((o.latency.p50 or 0) * 1e3 for o in one), "ms", 1.35),
     ]  # fmt: skip
 
 
@@ -291,31 +356,60 @@ def _settled(rig: Rig, swarm: Swarm, cell: Cell) -> Observation:
     raise BenchError(f"a cell stayed invalid {ATTEMPTS} times: {seen.invalid_reasons}; try later")
 
 
-def prefill_rows(rig: Rig, swarm: Swarm) -> list[Row]:
-    """Time to open large pools, a worker's memory with one, and a cell's time outside measuring."""
-    rows = []
-    for pool, rtt_s, limit in ((1000, 0.0, 1.0), (5000, 0.0, 4.5), (5000, 0.001, 6.0)):
-        seconds = _median(_prefill_s(rig, swarm, pool, rtt_s) for _ in range(ROUNDS))
-        rows.append(at_most(f"prefill {pool} at {rtt_s * 1e3:g} ms", seconds, "s", limit))
-    seen = _cell_seen(rig, swarm, 5000, 1000, 0.0, 1.0)
-    megabytes = seen.client_rss_bytes / 1e6
-    rows.append(at_most("worker with 5,000 connections, 1,000 users", megabytes, "MB", 400))
-    apart = []
-    for pool in (5, 50, 500, 10, 100, 200):
-        apart.append(_cell_seen(rig, swarm, pool, pool, 0.001, 0.5).outside_s)
-    rows.append(at_most("a cell's time outside measuring, pool ≤ 500", max(apart), "s", 0.8))
-    return rows
+def prefill_steps(rig: Rig, swarm: Swarm) -> list[Step]:
+    """Time to open large pools."""
+
+    def of(pool: int, rtt_s: float, limit_s: float) -> Step:
+        return Step(_prefill(pool, rtt_s), SETTLE_S + limit_s,
+                    lambda: _prefill_s(rig, swarm, pool, rtt_s))  # fmt: skip
+
+    return [step for each in PREFILLS for step in [of(*each)] * ROUNDS]
 
 
-def run_rows() -> list[Row]:
-    """How long whole runs take: a smoke run now, the committed standard run by its own clock."""
+def prefill_rows(found: Found) -> list[Row]:
+    return [
+        at_most(what, _median(found[what]), "s", limit_s)
+        for pool, rtt_s, limit_s in PREFILLS
+        for what in [_prefill(pool, rtt_s)]
+    ]
+
+
+def _prefill(pool: int, rtt_s: float) -> str:
+    return f"prefill {pool} at {rtt_s * 1e3:g} ms"
+
+
+def worker_steps(rig: Rig, swarm: Swarm) -> list[Step]:
+    """A worker's memory with a large pool, and what small cells take outside measuring."""
+
+    def outside(pool: int) -> Step:
+        return Step(OUTSIDE, 0.5 + AROUND_S,
+                    lambda: _cell_seen(rig, swarm, pool, pool, 0.001, 0.5).outside_s)  # fmt: skip
+
+    large = Step(WORKER, 4, lambda: _cell_seen(rig, swarm, 5000, 1000, 0.0, 1.0).client_rss_bytes)
+    return [large, *map(outside, (5, 50, 500, 10, 100, 200))]
+
+
+def worker_rows(found: Found) -> list[Row]:
+    return [
+        at_most(WORKER, found[WORKER][0] / 1e6, "MB", 400),
+        at_most(OUTSIDE, max(found[OUTSIDE]), "s", 0.8),
+    ]
+
+
+def _smoke_run() -> tuple[float, int]:
+    """Seconds and exit status of a whole run."""
     with tempfile.TemporaryDirectory() as results:
         command = [sys.executable, "-m", "bench", "run", "--profile", "smoke", "--results", results]
         began = clock()
         status = subprocess.run(command, capture_output=True).returncode
-        seconds = clock() - began
+        return clock() - began, status
+
+
+def run_rows(found: Found) -> list[Row]:
+    """How long whole runs take: a smoke run now, the committed standard run by its own clock."""
+    seconds, status = found[SMOKE][0]
     note = "" if status == 0 else f"exit status {status}"
-    smoke = at_most("bench run --profile smoke, report included", seconds, "s", 90, note)
+    smoke = at_most(SMOKE, seconds, "s", 90, note)
     rows = [replace(smoke, reached=bool(smoke.reached) and status == 0)]
     if REFERENCE.exists():
         told = json.loads(REFERENCE.read_bytes())

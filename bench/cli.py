@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
+import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
@@ -15,8 +18,11 @@ import typer
 
 from bench.model import MOST_WORKERS, BenchError, PreflightError, Profile, Settings, Workload
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path("results")
 INTERRUPTED = 130
 MOST_KEYS, MOST_VALUE_BYTES = 10_000_000, 1_000_000
+LEAST_SECONDS, MOST_SECONDS = 0.2, 60
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -25,18 +31,59 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _profiles() -> list[str]:
+    return list(get_args(Profile))
+
+
+def _experiments(typed: str) -> list[str]:
+    """Completes the last of a list; names alone, for importing an experiment takes a second."""
+    import bench.experiments
+
+    before, comma, _ = typed.rpartition(",")
+    names = [info.name for info in pkgutil.iter_modules(bench.experiments.__path__)]
+    return [f"{before}{comma}{name}" for name in names]
+
+
 # What is left out takes the default of `Settings`, or what a resumed run was made with.
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", help="smoke, standard (default) or full.")
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="smoke, standard (default) or full.",
+        autocompletion=_profiles,
+    ),
 ]
 OnlyOption = Annotated[
-    str | None, typer.Option(help="Experiments to run, separated by commas. Default: all.")
+    str | None,
+    typer.Option(
+        help="Experiments to run, separated by commas. Default: all.",
+        autocompletion=_experiments,
+    ),
 ]
 WorkersOption = Annotated[
     int | None, typer.Option(help="Locust worker processes, each with its own pool. Default: 1.")
 ]
 PortOption = Annotated[int, typer.Option(help="Port of the server this suite starts. 0: any.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:  # notebooks and lock lie beside pyproject.toml: this package is always a checkout
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        typer.echo(project["version"])
+        raise typer.Exit
+
+
+@app.callback()
+def _bench(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command("list")
@@ -98,7 +145,7 @@ def run(
     get_share: Annotated[
         float | None, typer.Option(help="Share of GET, the rest is SET. Default: 1.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("results"),
+    results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Run folder to complete.")] = None,
     server_port: PortOption = 0,
     report: Annotated[bool, typer.Option(help="Execute the notebooks afterwards.")] = True,
@@ -130,7 +177,9 @@ def run(
     except BaseException as trouble:
         store.finish("interrupted" if isinstance(trouble, SystemExit) else "stopped")
         if store.attempts():
-            typer.echo(f"bench: finished cells are kept; --resume {store.folder}", err=True)
+            folder = shlex.quote(str(store.folder))
+            mend = f"make bench RESUME={folder} (or bench run --resume {folder})"
+            typer.echo(f"bench: finished cells are kept; complete the run with {mend}", err=True)
         else:
             store.discard()
         raise
@@ -141,7 +190,10 @@ def run(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")] = Path("results/reference"),
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A run folder. Default: the newest in results, else its reference."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the tables of a run, draw its figures, and execute its notebooks.
@@ -152,6 +204,7 @@ def report(
     from bench.report.tables import show, summary
     from bench.store import Store
 
+    folder = _newest() if folder is None else folder
     store = Store.open(folder)
     experiments = store.experiments()
     pages = execute(folder, experiments)
@@ -166,19 +219,22 @@ def report(
 @app.command()
 def calibrate(
     seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 2.0,
-    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = Path(
-        "results/calibration.json"
-    ),
+    output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULTS
+    / "calibration.json",
     as_json: JsonOption = False,
 ) -> None:
     """Measure the instrument itself: its rates, costs and accuracy beside other tools', in one run.
 
     Example: bench calibrate --seconds 5
     """
+    _within("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
+    _writable("--output", output)
     from bench.calibrate import calibrate as measure
+    from bench.report.display import Display
     from bench.report.tables import show_calibration
 
-    rows = measure(seconds, output)
+    with Display(quiet=as_json, line_every_s=0) as display:
+        rows = measure(seconds, output, display)
     if as_json:
         _print_json(rows)
     else:
@@ -190,16 +246,22 @@ def worker(
     master_host: Annotated[str, typer.Option("--master", help="Host of the master.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the master.")] = 5557,
 ) -> None:
-    """Be a Locust worker of a master started elsewhere, until it quits.
+    """Be a worker of a Locust master that runs locustfiles/closed_loop.py, until it quits.
 
-    REDIS_URL in the environment names the server. Example: bench worker --port 5557
+    The pool's options are given to the master; REDIS_URL in the environment names the server.
+
+    Example: bench worker --port 5557, beside: locust -f locustfiles/closed_loop.py --master
     """
-    from bench.load.worker import worker_command, worker_environment
+    from bench.load.worker import CLOSED_LOOP, require_master, worker_command
+    from bench.rig.server import open_server
 
     url = _url()
     if url is None:
         raise PreflightError("REDIS_URL is not set: a worker must know which server to load")
-    os.execve(sys.executable, worker_command(master_host, port), worker_environment(url))
+    open_server(url, max_connections=1).close()
+    require_master(master_host, port)
+    typer.echo(f"joining the Locust master at {master_host}:{port}; Ctrl-C leaves it", err=True)
+    os.execv(sys.executable, worker_command(master_host, port, CLOSED_LOOP))
 
 
 def _settings(base: Settings, given: dict[str, Any]) -> Settings:
@@ -224,6 +286,30 @@ def _settings(base: Settings, given: dict[str, Any]) -> Settings:
 def _within(option: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise PreflightError(f"{option} is {value}: it must lie between {least:,} and {most:,}")
+
+
+def _writable(option: str, path: Path) -> None:
+    """Tried before anything is measured: a refusal afterwards would cost the measurement."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = not path.exists()
+        path.open("ab").close()
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise PreflightError(
+            f"{path} cannot be written ({error.strerror}): name another with {option}"
+        ) from error
+
+
+def _newest() -> Path:
+    """The run begun last, finished or not: runs are named by when they began."""
+    runs = sorted(RESULTS.glob("[0-9]*/run.json")) or sorted(RESULTS.glob("reference/run.json"))
+    if not runs:
+        raise PreflightError(
+            f"no run in {RESULTS.absolute()}: name a run folder, or measure one with `bench run`"
+        )
+    return runs[-1].parent
 
 
 def _url() -> str | None:
@@ -269,5 +355,7 @@ def main() -> None:
     try:
         app()
     except BenchError as error:
+        if "--json" in sys.argv:
+            _print_json({"error": str(error)})
         typer.echo(f"bench: {error}", err=True)
         sys.exit(error.status)

@@ -85,21 +85,34 @@ def plan(settings: Settings) -> list[Block]:
 def check_descriptors(blocks: list[Block]) -> int:
     """Raise the limit on open files to what the plan needs; returns the limit in force.
 
-    Raises PreflightError naming the largest pool that fits where the hard limit forbids.
+    Raises PreflightError naming what fits where the hard limit forbids.
     """
-    cells = [cell for block in blocks for cell in block.cells]
+    most = max((cell for block in blocks for cell in block.cells), key=_descriptors)
     try:
-        return raise_fd_limit(max(map(_descriptors, cells)))
+        return raise_fd_limit(_descriptors(most))
     except FdLimitError as error:
-        fits = [cell.pool_size for cell in cells if _descriptors(cell) <= error.limit]
-        largest = f"the largest pool of this plan that fits is {max(fits)}" if fits else "none fits"
-        raise PreflightError(f"{error} ({largest})") from error
+        raise PreflightError(f"{error} ({_what_fits(most, error.limit)})") from error
 
 
 def _descriptors(cell: Cell) -> int:
     """The most any one process holds: the link has two per connection."""
-    connections = cell.workers * cell.pool_size + OWN_CONNECTIONS
-    return (2 if cell.rtt_s else 1) * connections + OWN_FDS
+    return _hops(cell) * (cell.workers * cell.pool_size + OWN_CONNECTIONS) + OWN_FDS
+
+
+def _hops(cell: Cell) -> int:
+    return 2 if cell.rtt_s else 1
+
+
+def _what_fits(cell: Cell, limit: int) -> str:
+    connections = max(0, (limit - OWN_FDS) // _hops(cell) - OWN_CONNECTIONS)
+    workers = connections // cell.pool_size
+    crew = f"{cell.workers} worker" + "s" * (cell.workers > 1)
+    through = ", two descriptors each through the link" if cell.rtt_s else ""
+    fewer = f", or WORKERS={workers} with pools of {cell.pool_size}" if workers else ""
+    return (
+        f"{crew} × {cell.pool_size} connections{through}; "
+        f"pools of up to {connections // cell.workers} fit with {crew}{fewer}"
+    )
 
 
 def check(settings: Settings) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +21,20 @@ import pytest
 
 from bench.rig.server import open_server
 
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE_S = 60.0
+
 
 def bench(
-    *arguments: str, url: str | None = None, path: str | None = None, limit: int | None = None
+    *arguments: str,
+    url: str | None = None,
+    path: str | None = None,
+    limit: int | None = None,
+    cwd: Path = ROOT,
+    **more: str,
 ) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "NO_COLOR")}
+    inherited = {k: v for k, v in os.environ.items() if k not in ("REDIS_URL", "NO_COLOR")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT), **more}
     if url is not None:
         environment["REDIS_URL"] = url
     if path is not None:
@@ -37,12 +50,19 @@ def bench(
         text=True,
         timeout=120,
         env=environment,
+        cwd=cwd,
         preexec_fn=lower,
     )
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
     """One line on stderr, exit status 2, nothing on stdout."""
+    assert done.stdout == ""
+    failed(done, *words)
+
+
+def failed(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One line on stderr, exit status 2."""
     assert done.returncode == 2, (done.returncode, done.stderr)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1, done.stderr
@@ -84,6 +104,32 @@ def test_a_number_out_of_range_names_option_and_range(option: str, value: str) -
     refused(bench("run", option, value), option, value, "must lie between")
 
 
+@pytest.mark.parametrize("seconds", ["0", "0.1", "61", "nan"])
+def test_a_calibration_of_no_length_or_an_endless_one_is_refused(
+    seconds: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "calibration.json"
+    done = bench("calibrate", "--seconds", seconds, "--output", str(output))
+    refused(done, "--seconds", "must lie between 0.2 and 60")
+
+
+@pytest.mark.parametrize("name", ["", "missing/below"], ids=["a folder", "below a file"])
+def test_a_calibration_that_could_not_be_stored_is_not_begun(name: str, tmp_path: Path) -> None:
+    (tmp_path / "missing").write_text("a file")
+    refused(bench("calibrate", "--output", str(tmp_path / name)), str(tmp_path), "--output")
+
+
+def test_an_output_that_can_be_written_is_tried_without_a_trace(tmp_path: Path) -> None:
+    from bench.cli import _writable
+
+    output = tmp_path / "new" / "calibration.json"
+    _writable("--output", output)
+    assert not output.exists()
+    output.write_text("kept")
+    _writable("--output", output)
+    assert output.read_text() == "kept"
+
+
 def test_an_unknown_option_exits_with_2() -> None:
     done = bench("run", "--profil", "smoke")
     assert done.returncode == 2
@@ -122,16 +168,62 @@ def test_a_report_on_nothing() -> None:
     refused(bench("report", "/nonexistent/run"), "does not exist")
 
 
+def test_a_report_without_a_folder_finds_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cli import _newest
+    from bench.model import PreflightError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PreflightError, match=r"no run in .*/results"):
+        _newest()
+    for name in ("reference", "20260102-000000-smoke", "20260101-235959-full"):
+        (tmp_path / "results" / name).mkdir(parents=True)
+        (tmp_path / "results" / name / "run.json").touch()
+        (tmp_path / "results" / "20260103-000000-no-run").mkdir(exist_ok=True)
+    assert _newest() == Path("results/20260102-000000-smoke")
+    for folder in Path("results").glob("2026*"):
+        shutil.rmtree(folder)
+    assert _newest() == Path("results/reference")
+
+
+def test_a_report_without_a_folder_where_there_are_no_results(tmp_path: Path) -> None:
+    refused(bench("report", cwd=tmp_path), f"no run in {tmp_path}/results", "bench run")
+
+
+def test_an_interrupted_run_names_both_ways_to_complete_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench", "run", "-p", "smoke", "--results", str(tmp_path)]
+    environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
+    begun = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (stored := list(tmp_path.glob("*/cells.parquet"))):
+            assert begun.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begun.send_signal(signal.SIGINT)
+        said = begun.communicate(timeout=PATIENCE_S)[1]
+    finally:
+        begun.kill()
+    folder = stored[0].parent
+    assert begun.returncode == 130
+    assert f"make bench RESUME={folder} (or bench run --resume {folder})" in said
+
+
 # ---------------------------------------------------------------------- the machine
 
 
 def test_too_few_descriptors_names_limit_largest_pool_and_remedy(tmp_path: Path) -> None:
     done = run(tmp_path, limit=2_000)
-    refused(done, "2000", "largest pool of this plan that fits is 500", "nofile")
+    refused(done, "2000", "1 worker × 5000", "pools of up to 918 fit with 1 worker", "nofile")
+    assert "WORKERS=" not in done.stderr
 
 
-def test_several_workers_with_5000_each_through_the_link_are_refused(tmp_path: Path) -> None:
-    refused(run(tmp_path, "--workers", "4", limit=20_000), "20000", "largest pool")
+def test_more_workers_than_the_link_has_descriptors_for_names_how_many_fit(tmp_path: Path) -> None:
+    done = run(tmp_path, "--workers", "4", limit=20_000)
+    refused(done, "20000", "4 workers × 5000", "pools of up to 2479", "WORKERS=1", "nofile=40164")
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
@@ -210,6 +302,51 @@ def test_list_and_check_speak_json() -> None:
     assert listed[0]["profiles"]["full"]["replicates"] >= 5
     checked = json.loads(bench("check", "--profile", "smoke", "--json").stdout)
     assert "maxclients" in checked["server"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "--profile", "standart"),
+        ("run", "--workers", "0"),
+        ("report", "/nonexistent/run"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_failure_is_json_too_where_json_was_asked_for(arguments: tuple[str, ...]) -> None:
+    done = bench(*arguments, "--json")
+    failed(done)
+    assert f"bench: {json.loads(done.stdout)['error']}\n" == done.stderr
+
+
+def test_the_version_is_the_project_s() -> None:
+    done = bench("--version")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (done.returncode, done.stdout.strip()) == (0, project["version"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("--profile s", ["smoke", "standard"]),
+        ("--only pool", ["pool_sweep"]),
+        ("--only pool_sweep,pool", ["pool_sweep,pool_sweep"]),
+    ],
+)
+def test_the_shell_completes_profiles_and_experiments(typed: str, offered: list[str]) -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.argv = ['bench']; import bench.cli as c; c.main()"],
+        env={**os.environ, "_BENCH_COMPLETE": "complete_bash", "COMP_WORDS": f"bench run {typed}",
+             "COMP_CWORD": "3"},
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert said.stdout.split() == offered
+
+
+def test_the_command_line_starts_without_what_takes_a_second() -> None:
+    code = "import sys, bench.cli; print({'pandas', 'matplotlib', 'locust'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("verb", ["list", "check", "run", "report", "calibrate", "worker"])

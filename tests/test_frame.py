@@ -125,6 +125,27 @@ def test_variables_reach_the_command_and_the_password_does_not(bare: Path) -> No
 def test_what_is_not_given_is_left_to_the_command(bare: Path) -> None:
     """A resumed run keeps its own profile: a default of make's would contradict it."""
     assert "--" not in _make("-n", "bench", cwd=bare).stdout.partition("bench run")[2]
+    assert _make("-n", "report", cwd=bare).stdout.split("bench report")[1].strip() == ""
+    given = _make("-n", "report", "RUN=results/a run", cwd=bare).stdout
+    assert given.split("bench report")[1].strip() == '"results/a run"'
+
+
+@needs_make
+def test_help_promises_the_slow_tests_that_exist() -> None:
+    slow = next(line for line in _make().stdout.splitlines() if line.split()[:1] == ["test-slow"])
+    assert not {"soak", "browser", "namespaces"} & set(re.findall(r"\w+", slow))
+
+
+def test_git_takes_the_reference_run_and_nothing_a_report_or_another_run_adds() -> None:
+    def ignored(path: str) -> bool:
+        command = ["git", "check-ignore", "--quiet", "--no-index", f"results/{path}"]
+        return subprocess.run(command, cwd=ROOT).returncode == 0
+
+    _committed()  # skips without git
+    assert ignored("reference/notebooks/01_pool_sweep.html")
+    assert ignored("20260101-000000-smoke/run.json")
+    for kept in ("run.json", "cells.parquet", "figures/little_audit.svg", "latency/a-1-1.hlog"):
+        assert not ignored(f"reference/{kept}")
 
 
 @needs_make

@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of what takes minutes: a live bar on a terminal, lines now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bench.model import Cell, Observation
 
-LINE_EVERY_S = 10.0
-
 
 class Display:
-    """A context manager; `starts`, `measures`, `has` are the runner's calls. Writes to stderr."""
+    """A context manager that writes to stderr: `starts`, then `does` and `did` for each step.
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    `measures` and `has` say the same of a run's cells. Away from a terminal a line comes at most
+    every `line_every_s`.
+    """
+
+    def __init__(self, *, quiet: bool = False, line_every_s: float = 10.0) -> None:
         self._console = Console(stderr=True, quiet=quiet)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -25,6 +27,7 @@ class Display:
             console=self._console,
             disable=not self._console.is_terminal,
         )
+        self._line_every_s = line_every_s
         self._task: TaskID | None = None
         self._last = ""
         self._done = self._planned_s = self._done_s = 0.0
@@ -37,32 +40,40 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def starts(self, cells: int, seconds: float) -> None:
-        """`cells` are left to measure, expected to take `seconds`."""
-        self._total, self._planned_s, self._began = cells, seconds, clock()
-        self._task = self._progress.add_task("starting", total=cells, left=_left(seconds))
-        self._line(f"{cells} cells, {_left(seconds)}", force=True)
+    def starts(self, steps: int, seconds: float, what: str = "cells") -> None:
+        """`steps` are left to do, expected to take `seconds`."""
+        self._total, self._planned_s, self._began = steps, seconds, clock()
+        self._task = self._progress.add_task("starting", total=steps, left=_left(seconds))
+        self._line(f"{steps} {what}, {_left(seconds)}", force=True)
 
-    def measures(self, cell: Cell) -> None:
-        """The cell being measured now."""
+    def does(self, step: str) -> None:
+        """The step under way."""
         if self._task is not None:
-            self._progress.update(self._task, description=f"{self._last}{cell.label}")
+            self._progress.update(self._task, description=f"{self._last}{step}")
 
-    def has(self, observation: Observation, seconds: float) -> None:
-        """A cell is done that was expected to take `seconds`."""
+    def did(self, step: str, seconds: float) -> None:
+        """A step is done that was expected to take `seconds`."""
         self._done += 1
         self._done_s += seconds
         pace = (clock() - self._began) / self._done_s
         left = _left((self._planned_s - self._done_s) * pace)
-        mark = "" if observation.valid else f" invalid: {observation.invalid_reasons}"
-        self._last = f"{observation.qps:,.0f}/s ({observation.bound_by}){mark} · "
         if self._task is not None:
             self._progress.update(self._task, advance=1, left=left)
+        self._line(f"{self._done:.0f}/{self._total} {step}; {left}")
+
+    def measures(self, cell: Cell) -> None:
+        """The cell being measured now."""
+        self.does(cell.label)
+
+    def has(self, observation: Observation, seconds: float) -> None:
+        """A cell is done that was expected to take `seconds`."""
+        mark = "" if observation.valid else f" invalid: {observation.invalid_reasons}"
+        self._last = f"{observation.qps:,.0f}/s ({observation.bound_by}){mark} · "
         found = f"{observation.qps:,.0f}/s, bound by {observation.bound_by}{mark}"
-        self._line(f"{self._done:.0f}/{self._total} {observation.cell.label}: {found}; {left}")
+        self.did(f"{observation.cell.label}: {found}", seconds)
 
     def _line(self, text: str, *, force: bool = False) -> None:
-        due = clock() - self._said > LINE_EVERY_S
+        due = clock() - self._said > self._line_every_s
         if not self._console.is_terminal and (force or due):
             self._said = clock()
             self._console.print(text, highlight=False, soft_wrap=True)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench.experiments import discover
-from bench.store import Store
+from bench.experiments import chosen, discover
+from bench.store import Store, stored_settings
+
+ENDLESS = 1_000
 
 
 def summary(store: Store) -> dict[str, Any]:
     """The run in figures, for programs: counts, bounds, and each experiment's table as records."""
     cells = store.cells()
     last = cells.sort_values("attempt").drop_duplicates(["cell", "block"], keep="last")
+    status = store.manifest.get("status")
     return {
         "folder": str(store.folder),
-        "status": store.manifest.get("status"),
+        "status": status,
+        "planned": len(last) if status == "complete" else _planned(store),
         "cells": len(last),
         "invalid": int((~last["valid"]).sum()),
         "bound_by": last["bound_by"].value_counts().to_dict(),
@@ -30,33 +37,79 @@ def summary(store: Store) -> dict[str, Any]:
     }
 
 
+def _planned(store: Store) -> int:
+    """How many cells the run would hold when complete."""
+    made = stored_settings(store.folder)
+    plans = [e.plan(made.profile, made.workload, made.workers) for e in chosen(made.only)]
+    return sum(len(plan.cells) * plan.replicates for plan in plans)
+
+
 def show(store: Store) -> None:
-    """Print each experiment's table and what was invalid."""
-    console = Console()
+    """Print each experiment's table, what was invalid, and how far an unfinished run got."""
+    console = _console()
     found = summary(store)
     for name, records in found["tables"].items():
-        console.print(_table(discover()[name].QUESTION, records))
+        module = discover()[name]
+        console.print(module.QUESTION)
+        console.print(_selection(module, records, store))
+        _print_fitting(console, records)
     console.print(
         f"{found['cells']} cells, {found['invalid']} invalid; bound by "
         + ", ".join(f"{part} {count}" for part, count in found["bound_by"].items())
     )
+    if found["status"] != "complete":
+        status = "running, or killed" if found["status"] == "running" else found["status"]
+        console.print(f"{status}: {found['cells']} of {found['planned']} cells", style="bold")
 
 
-def _table(title: str, records: list[dict[str, Any]]) -> Table:
-    table = _plain_table(title)
-    for name in records[0] if records else ():
-        numeric = not isinstance(records[0][name], str)
-        table.add_column(name, justify="right" if numeric else "left")
+def _console() -> Console:
+    """As wide as the terminal; what goes to a file or a pipe is never wrapped."""
+    return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
+
+
+def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) -> str:
+    """How many of the measured are shown, and which, in the words of the experiment's `tables`."""
+    cells = store.cells()
+    own = cells[cells["experiment"] == module.NAME]["cell"].nunique()
+    which = (inspect.getdoc(module.tables) or "").partition("\n")[0]
+    return f"{len(records)} of {own} combinations. {which}"
+
+
+def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:
+    """The table with as many columns as fit: half a number would mislead."""
+    names = list(records[0]) if records else []
+    left_out: list[str] = []
+    endless = console.options.update(max_width=ENDLESS)
+    while console.measure(_table(names, records), options=endless).maximum > console.width:
+        numbers = [name for name in names if _is_number(records[0][name])]
+        if not numbers:
+            break
+        names.remove(numbers[-1])
+        left_out.insert(0, numbers[-1])
+    console.print("", _table(names, records), "", sep="\n")
+    if left_out:
+        console.print(f"too narrow for: {', '.join(left_out)}")
+
+
+def _table(names: list[str], records: list[dict[str, Any]]) -> Table:
+    table = _plain_table()
+    for name in names:
+        if _is_number(records[0][name]):  # its unit goes below its name
+            table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
+        else:
+            table.add_column(name, no_wrap=True)
     for record in records:
-        table.add_row(*map(_said, record.values()))
+        table.add_row(*(_said(record[name]) for name in names))
     return table
 
 
-def _plain_table(title: str) -> Table:
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str)
+
+
+def _plain_table() -> Table:
     """Few lines and no padding: ten columns have to fit into 80 characters."""
-    return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
+    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
 
 def _said(value: Any) -> str:
@@ -64,16 +117,21 @@ def _said(value: Any) -> str:
     return "–" if unknown else str(value)
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
+
+
 def show_calibration(result: dict[str, Any], output: Path) -> None:
     """Print the certificate: what was measured, what should be reached, whether it was."""
-    table = _plain_table("Calibration")
+    console, table = _console(), _plain_table()
     table.add_column("what")
-    table.add_column("measured", justify="right")
-    table.add_column("reach", justify="right")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("reach", justify="right", no_wrap=True)
     table.add_column("")
     for row in result["rows"]:
-        value = "–" if row["value"] is None else f"{row['value']:,.4g} {row['unit']}"
+        value = "–" if row["value"] is None else f"{_figure(row['value'])} {row['unit']}"
         mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]
         table.add_row(row["what"], value, row["reach"], f"{mark} {row['note']}".strip())
-    Console().print(table)
-    Console().print(f"stored in {output}", highlight=False)
+    console.print("Calibration")
+    console.print(table)
+    console.print(f"stored in {output}")
