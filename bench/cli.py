@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pkgutil
 import shlex
-import signal
-import subprocess
 import sys
 import tomllib
 from dataclasses import replace
@@ -15,16 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
+from typer.exceptions import TyperException
 
 from bench.model import MOST_WORKERS, BenchError, PreflightError, Profile, Settings, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
-INTERRUPTED = 130
-MOST_KEYS, MOST_VALUE_BYTES = 10_000_000, 1_000_000
+MOST_KEYS, MOST_VALUE_BYTES, MOST_DATA_BYTES = 10_000_000, 1_000_000, 1_000_000_000
+MOST_SEED = 2**40  # multiplied up, it must still pass as 64 bits to the workers
 LEAST_SECONDS, MOST_SECONDS = 0.2, 60
 app = typer.Typer(
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Load benchmark and sizing lab for Redis connection pools.",
@@ -76,14 +75,17 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _bench(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(PreflightError.status)
 
 
 @app.command("list")
@@ -266,21 +268,30 @@ def worker(
 
 def _settings(base: Settings, given: dict[str, Any]) -> Settings:
     """`base` with what the user gave, checked. Raises PreflightError naming value and mend."""
-    from bench.experiments import nearest
-
     given = {name: value for name, value in given.items() if value is not None}
-    profile = given.get("profile", base.profile)
-    if profile not in get_args(Profile):
-        raise PreflightError(f"no profile “{profile}”{nearest(profile, list(get_args(Profile)))}")
-    _within("--workers", given.get("workers", 1), 1, MOST_WORKERS)
-    _within("--keys", given.get("keys", 1), 1, MOST_KEYS)
-    _within("--value-bytes", given.get("value_bytes", 0), 0, MOST_VALUE_BYTES)
-    _within("--get-share", given.get("get_share", 0), 0, 1)
-    _within("--server-port", base.server_port, 0, 65_535)
     if "only" in given:
         given["only"] = tuple(name.strip() for name in given["only"].split(",") if name.strip())
+        if not given["only"]:
+            raise PreflightError("--only names no experiment; `bench list` shows them")
     work = {name: given.pop(name) for name in ("keys", "value_bytes", "get_share") if name in given}
-    return replace(base, workload=replace(base.workload, **work), **given)
+    settings = replace(base, workload=replace(base.workload, **work), **given)
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    from bench.experiments import nearest
+
+    profile, known, work = settings.profile, _profiles(), settings.workload
+    if profile not in known:
+        raise PreflightError(f"no profile “{profile}”{nearest(profile, known)}")
+    _within("--workers", settings.workers, 1, MOST_WORKERS)
+    _within("--seed", settings.seed, 0, MOST_SEED)
+    _within("--keys", work.keys, 1, MOST_KEYS)
+    _within("--value-bytes", work.value_bytes, 0, MOST_VALUE_BYTES)
+    _within("--get-share", work.get_share, 0, 1)
+    _within("--server-port", settings.server_port, 0, 65_535)
+    _within("--keys × --value-bytes", work.keys * work.value_bytes, 0, MOST_DATA_BYTES)
 
 
 def _within(option: str, value: float, least: float, most: float) -> None:
@@ -319,10 +330,16 @@ def _url() -> str | None:
 
 def _report_apart(folder: Path, as_json: bool) -> None:
     """In a process of its own: this one is patched for gevent, which notebooks do not survive."""
+    from bench.rig.host import end, spawn
+
     command = [sys.executable, "-m", "bench", "report", str(folder)]
-    done = subprocess.run(command + (["--json"] if as_json else []))
-    if done.returncode:
-        raise typer.Exit(done.returncode)
+    reporting = spawn(command + (["--json"] if as_json else []))
+    try:
+        status = reporting.wait()
+    finally:
+        end(reporting)
+    if status:
+        raise typer.Exit(status)
 
 
 def _describe(name: str, module: Any) -> dict[str, Any]:
@@ -341,21 +358,34 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def _interrupted(signum: int, frame: Any) -> None:
-    # SystemExit is what gevent carries from any greenlet to the main one, and what unwinds every
-    # context manager on the way out.
-    raise SystemExit(INTERRUPTED)
-
-
-def main() -> None:
+def main() -> int:
     """The `bench` command. Exit status: 0 done, 1 some cell could not be measured, 2 wrong usage or
-    preflight, 130 interrupted."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _interrupted)
+    preflight; 130, interrupted, comes from the signal's handler."""
     try:
-        app()
+        return app(standalone_mode=False, prog_name="bench") or 0
+    except TyperException as error:
+        return _usage(error)
     except BenchError as error:
         if "--json" in sys.argv:
             _print_json({"error": str(error)})
         typer.echo(f"bench: {error}", err=True)
-        sys.exit(error.status)
+        return error.status
+    except OSError as error:
+        return _unwritten(error)
+
+
+def _usage(error: TyperException) -> int:
+    context = getattr(error, "ctx", None)
+    help_ = f"{context.command_path if context else 'bench'} --help"
+    typer.echo(f"bench: {error.format_message().rstrip('.')}; see {help_}", err=True)
+    return PreflightError.status
+
+
+def _unwritten(error: OSError) -> int:
+    """What we print may have nobody to read it any more (`| head`), or no room. Raises the rest."""
+    if error.errno not in (errno.EPIPE, errno.ENOSPC):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer
+    if error.errno == errno.ENOSPC:
+        typer.echo(f"bench: the output cannot be written: {error.strerror}", err=True)
+    return 1

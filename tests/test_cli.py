@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import shutil
 import signal
 import socket
@@ -94,6 +95,8 @@ def test_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> None:
     ("option", "value"),
     [
         ("--workers", "0"),
+        ("--seed", "-1"),
+        ("--seed", "99999999999999999"),
         ("--keys", "0"),
         ("--value-bytes", "-1"),
         ("--get-share", "1.5"),
@@ -102,6 +105,74 @@ def test_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> None:
 )
 def test_a_number_out_of_range_names_option_and_range(option: str, value: str) -> None:
     refused(bench("run", option, value), option, value, "must lie between")
+
+
+def test_more_data_than_a_server_should_be_given_is_refused() -> None:
+    refused(bench("run", "--keys", "2000000", "--value-bytes", "1000"), "--keys × --value-bytes")
+
+
+def test_a_list_that_names_no_experiment_is_not_all_of_them() -> None:
+    refused(bench("run", "--only", " , "), "--only names no experiment")
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["run", "--workers", "abc"], "--workers"),
+        (["run", "--profile"], "--profile"),
+        (["run", "--bogus"], "--bogus; see bench run --help"),
+        (["nosuch"], "nosuch"),
+        (["report", "a", "b"], "(b); see bench report --help"),
+    ],
+)
+def test_wrong_usage_is_one_line_too(typed: list[str], said: str) -> None:
+    refused(bench(*typed), said)
+
+
+def test_output_without_room_is_said_and_without_a_reader_is_not() -> None:
+    def listed(target: str) -> tuple[int, str]:
+        command = f"{shlex.quote(sys.executable)} -m bench list {target}"
+        done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    status, said = listed(">/dev/full")
+    assert (status, said.count("\n")) == (1, 1)
+    assert "cannot be written: No space left" in said
+    assert listed("| true")[1] == ""
+
+
+def test_a_terminal_without_unicode_gets_what_it_can_show() -> None:
+    done = bench("list", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("cells") == 3
+
+
+def test_a_signal_that_meets_a_patched_thread_still_reaches_the_main_one() -> None:
+    code = (
+        "import bench.load.swarm, os, signal, threading, time\n"
+        "from bench.__main__ import _interrupted\n"
+        "signal.signal(signal.SIGTERM, _interrupted)\n"
+        "kill = lambda: time.sleep(0.1) or os.kill(os.getpid(), signal.SIGTERM) or [].sort()\n"
+        "threading.Thread(target=kill).start()\n"
+        "try:\n    time.sleep(20)\nfinally:\n    print('unwound')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "unwound\n")
+
+
+def test_a_signal_in_the_first_moment_is_an_interruption() -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "bench", "list"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert started.stderr is not None
+    for line in started.stderr:  # typer is still being imported
+        if line.rstrip().endswith("typing_extensions"):
+            started.send_signal(signal.SIGTERM)
+            break
+    said = started.stderr.read()
+    assert started.wait() == 130
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("seconds", ["0", "0.1", "61", "nan"])

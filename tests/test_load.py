@@ -507,6 +507,27 @@ def test_a_web_ui_outlives_a_test_that_is_refused(redis_server: Any) -> None:
     assert "pool peak 3 of 3" in err
 
 
+def test_a_name_is_looked_up_once_for_an_address_that_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a name's two addresses only the second, of IPv6, answers."""
+    from bench.load import clients
+
+    stream = (socket.SOCK_STREAM, 0, "")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        found = [
+            (socket.AF_INET, *stream, ("127.0.0.1", port)),
+            (socket.AF_INET6, *stream, ("::1", port, 0, 0)),
+        ]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
+        pool = clients.open_pool(CELL, f"redis://some-name:{port}", None)
+        assert pool.connection_kwargs["host"] == "::1"
+        connection = pool.make_connection()._connect()
+        assert connection.getpeername()[:2] == ("::1", port)
+        connection.close()
+
+
 def test_users_are_shared_out_evenly() -> None:
     script = "from bench.load.swarm import shares; print(shares(10, 4), shares(3, 4))"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

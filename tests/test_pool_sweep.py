@@ -61,7 +61,8 @@ def always_flat(cells: pd.DataFrame) -> pd.DataFrame:
 
 def test_pools_that_flatten_at_their_size_are_said_to(cells: pd.DataFrame) -> None:
     finding = pool_sweep.findings(cells)["concurrency_qps"]
-    assert re.match(r"Pools flatten at their own size, 5–20 at 1 ms, .+ at 50 ms: \d+ knees at ", finding)
+    said = r"Pools flatten at their own size, 5–20 at 1 ms, .+ at 50 ms: \d+ knees at "
+    assert re.match(said, finding)
     found = pool_sweep.curves(cells)
     assert {curve.verdict for curve in found} <= {"own size", "undecided"}
     for curve in found:

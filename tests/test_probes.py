@@ -206,6 +206,20 @@ def test_a_worker_that_vanishes_within_a_window_is_named(
         Probes(redis_server, None, pids(workers)).start_window()
 
 
+def test_a_signal_that_lands_in_the_sampler_reaches_the_runner(
+    redis_server: Server, workers: list[Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler runs, and raises, in whatever greenlet is running: here the sampler's."""
+    watch = Probes(redis_server, None, pids(workers), interval_s=0.02)
+    watch.start_window()
+    monkeypatch.setattr(watch, "_sample", lambda: sys.exit(130))
+    assert watch._sampler is not None
+    watch._sampler.join()
+    for question in (watch.check, watch.end_window):
+        with pytest.raises(SystemExit, match="130"):
+            question()
+
+
 def test_a_server_that_dies_within_a_window_is_named(workers: list[Worker]) -> None:
     with open_server(None, max_connections=10) as doomed:
         watch = Probes(doomed, None, pids(workers), interval_s=0.02)

@@ -111,6 +111,32 @@ def test_a_port_lost_in_between_is_replaced(
         assert client(ours).ping()
 
 
+def test_a_port_taken_by_a_server_with_a_password_is_said() -> None:
+    with (
+        users_server(requirepass=SECRET) as theirs,
+        pytest.raises(PreflightError, match=rf"port {theirs.port} is taken"),
+    ):
+        open_server(None, max_connections=10, port=theirs.port)
+
+
+def test_a_broken_server_on_path_is_named_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "redis-server"
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    for text, said in [("#!/bin/sh\necho no way >&2; exit 7", "no way"), ("?", "format error")]:
+        program.write_text(text)
+        program.chmod(0o755)
+        with pytest.raises(PreflightError) as caught:
+            open_server(None, max_connections=10)
+        line = str(caught.value)
+        assert f"{program} refuses to start" in line
+        assert said in line
+        assert line.endswith("put another server on PATH, or name a running one with REDIS_URL")
+        assert "getcwd" not in line
+        assert "frozen" not in line
+
+
 def test_maxclients_cut_by_the_server_is_noticed() -> None:
     with pytest.raises(PreflightError, match=r"maxclients is 100, .*room for 36 .*needs 50"):
         open_server(None, max_connections=50, options={"maxclients": "100"})
@@ -230,6 +256,8 @@ def test_the_password_of_an_external_server_is_never_shown() -> None:
         f"redis://:{SECRET}@127.0.0.1:6379",  # not quoted: the slash ends the host too early
         "redis://user:12/s3cret@127.0.0.1:6379",
         "redis://127.0.0.1:99999",
+        "redis://127.0.0.1:0",
+        "redis://user:12?s3cret=1@127.0.0.1:6379",
         "",
     ],
 )
@@ -237,12 +265,34 @@ def test_a_malformed_url_is_refused(url: str) -> None:
     assert "malformed" in refusal(url)
 
 
-def test_an_unknown_option_is_refused(redis_server: Server) -> None:
-    assert "'?'" in refusal(f"{redis_server.url}?no_such_option=1")
+@pytest.mark.parametrize(
+    "name", ["no_such_option", "max_connections", "protocol", "timeout", "port", "ssl_ca_certs"]
+)
+def test_an_option_that_is_not_the_urls_to_set_is_refused(redis_server: Server, name: str) -> None:
+    assert f"{name} cannot be set after '?'" in refusal(f"{redis_server.url}?{name}=3")
 
 
-def test_an_unknown_host_is_refused() -> None:
-    assert "no such host" in refusal("redis://no-such-host.invalid:6379")
+@pytest.mark.parametrize("seconds", ["-1", "0", "nan", "1e300", "soon"])
+def test_a_timeout_that_is_none_is_refused(redis_server: Server, seconds: str) -> None:
+    text = refusal(f"{redis_server.url}?socket_timeout={seconds}")
+    assert "socket_timeout must be more than 0 seconds" in text
+
+
+def test_an_option_of_the_wrong_kind_is_named(redis_server: Server) -> None:
+    assert "'db'" in refusal(f"{redis_server.url}?db=first")
+
+
+def test_the_database_is_shown_where_it_was_chosen(redis_server: Server) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/2?db=3&socket_timeout=5"
+    with open_server(url, max_connections=10) as external:
+        assert external.shown_url == f"redis://127.0.0.1:{redis_server.port}/3"
+        external.fill(Workload(keys=1))
+        assert redis.Redis(port=redis_server.port, db=3).dbsize() == 1
+
+
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "ünïcödé..", "a" * 70])
+def test_an_unknown_host_is_refused(name: str) -> None:
+    assert "no such host" in refusal(f"redis://{name}:6379")
 
 
 def test_a_refused_connection_is_named() -> None:
@@ -289,6 +339,57 @@ def test_a_user_without_rights_is_told() -> None:
     assert "info" in text
 
 
+@pytest.mark.parametrize("missing", ["-set", "-get", "-del", "resetkeys"])
+def test_a_right_a_run_needs_is_missed_before_it(missing: str) -> None:
+    with users_server() as theirs:
+        client(theirs).execute_command(f"ACL SETUSER limited on >s3cret ~* +@all {missing}")
+        text = refusal(f"redis://limited:s3cret@127.0.0.1:{theirs.port}")
+        assert client(theirs).keys() == [] or missing == "-del"
+    assert "grant its user ~bench:* +ping +info +select +set +get +del" in text
+
+
+def test_the_rights_that_are_named_suffice() -> None:
+    with users_server() as theirs:
+        rights = server.GRANT.removeprefix("grant its user ")
+        client(theirs).execute_command(f"ACL SETUSER limited on >s3cret {rights}")
+        url = f"redis://limited:s3cret@127.0.0.1:{theirs.port}/1"
+        with open_server(url, max_connections=10) as external:
+            external.fill(Workload(keys=10))
+            external.snapshot()
+        assert client(theirs).info("keyspace") == {}
+
+
+def test_keys_that_cannot_be_deleted_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with users_server() as theirs:
+        admin = client(theirs)
+        admin.execute_command("ACL SETUSER limited on >s3cret ~* +@all")
+        url = f"redis://limited:s3cret@127.0.0.1:{theirs.port}"
+        with open_server(url, max_connections=10) as external:
+            external.fill(Workload(keys=10))
+            admin.execute_command("ACL SETUSER limited -del")
+        external.close()
+        assert admin.dbsize() == 10
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"keys bench:0 to bench:9 may remain at redis://127.0.0.1:{theirs.port}" in line
+    assert "s3cret" not in line
+
+
+def test_a_batch_refused_half_way_leaves_nothing_and_quotes_no_value() -> None:
+    with users_server() as theirs:
+        admin = client(theirs)
+        admin.execute_command("ACL SETUSER limited on >s3cret ~bench:preflight* ~bench:?? +@all")
+        url = f"redis://limited:s3cret@127.0.0.1:{theirs.port}"
+        with open_server(url, max_connections=10) as external:
+            with pytest.raises(PreflightError) as caught:
+                external.fill(Workload(keys=50))
+            assert admin.dbsize() == 40
+            admin.execute_command("ACL SETUSER limited ~*")
+        assert admin.dbsize() == 0
+    assert re.fullmatch(
+        r"[ -~]*refuses to store the keys: [ -~]*grant its [ -~]*", str(caught.value)
+    )
+
+
 def test_too_few_maxclients_are_told(redis_server: Server) -> None:
     assert redis_server.maxclients is not None
     text = refusal(redis_server.url, max_connections=redis_server.maxclients)
@@ -296,13 +397,18 @@ def test_too_few_maxclients_are_told(redis_server: Server) -> None:
     assert f"needs {redis_server.maxclients}" in text
 
 
-def test_a_read_only_server_refuses_the_keys() -> None:
-    with (
-        users_server(replicaof=f"127.0.0.1 {server._free_port()}") as theirs,
-        open_server(theirs.url, max_connections=10) as external,
-        pytest.raises(PreflightError, match=r"refuses to store the keys"),
-    ):
-        external.fill(Workload(keys=10))
+def test_a_replica_is_refused() -> None:
+    with users_server(replicaof=f"127.0.0.1 {server._free_port()}") as theirs:
+        assert "it is a replica; name its primary in REDIS_URL" in refusal(theirs.url)
+
+
+def test_a_server_that_becomes_a_replica_refuses_the_keys() -> None:
+    with users_server() as theirs, open_server(theirs.url, max_connections=10) as external:
+        client(theirs).replicaof("127.0.0.1", str(server._free_port()))
+        with pytest.raises(PreflightError, match=r"refuses to store .* name its primary") as caught:
+            external.fill(Workload(keys=10))
+        client(theirs).replicaof("NO", "ONE")
+    assert str(caught.value).isascii()
 
 
 def test_a_loading_server_is_told(tmp_path: Path) -> None:
@@ -371,6 +477,23 @@ def test_a_trusted_tls_server_is_opened(tls_server: tuple[int, Path]) -> None:
     with open_server(url, max_connections=10) as external:
         assert external.shown_url == f"rediss://localhost:{port}"
         assert external.snapshot().connected_clients >= 1
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("localhost", True), ("127.0.0.2", False)])
+def test_by_the_link_a_certificate_is_checked_against_the_servers_name(
+    tls_server: tuple[int, Path], name: str, trusted: bool
+) -> None:
+    port, authority = tls_server
+    settings = server.connection_settings(
+        f"rediss://{name}:{port}?ssl_ca_certs={authority}", ("127.0.0.1", port)
+    )
+    connection = settings.pop("connection_class")(**settings)
+    if trusted:
+        connection.connect()
+        connection.disconnect()
+        return
+    with pytest.raises(redis.ConnectionError, match="CERTIFICATE_VERIFY_FAILED"):
+        connection.connect()
 
 
 def test_an_untrusted_certificate_is_told(tls_server: tuple[int, Path]) -> None:

@@ -7,6 +7,7 @@ the pool and the round trip, and raises redis-py's exceptions.
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from time import perf_counter as clock
@@ -16,16 +17,18 @@ import hiredis
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 from redis import Redis
-from redis.connection import Connection, SSLConnection, parse_url
+from redis.connection import Connection
 from redis.exceptions import ConnectionError, RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from bench.load.pool import AcquireTimeout, Pool, TooManyWaiting
 from bench.model import Cell
+from bench.rig.server import TLSConnection, connection_settings
 
 # redis-py gives each parser a 64 KiB buffer: 5,000 connections would hold 330 MB. The lean path
 # reads with its own calls, so the parser's buffer serves the handshake alone.
 HANDSHAKE_BUFFER_BYTES = 4096
+LOOK_UP_TIMEOUT_S = 10.0
 
 # One buffer for all connections of the process: what is read is fed to a parser before anybody
 # else can run. A fresh bytes object per read took up to a quarter of a request's time (profiled).
@@ -51,8 +54,8 @@ class LeanConnection(Connection):
     _readable: Any = None
 
     def _connect(self) -> socket.socket:
-        # getaddrinfo under gevent is a trip to a thread pool, 0.2 ms per connection; the address
-        # is numeric by the time it reaches a worker.
+        # getaddrinfo under gevent is a trip to a thread pool, 0.2 ms per connection; `open_pool`
+        # has made the address numeric.
         sock = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -128,7 +131,7 @@ class LeanConnection(Connection):
             writable.close()
 
 
-class LeanTLSConnection(SSLConnection):
+class LeanTLSConnection(TLSConnection):
     """TLS takes redis-py's own path: the records have to pass through its socket wrapper."""
 
     def exchange(self, packed: bytes) -> Any:
@@ -194,15 +197,14 @@ SESSIONS: dict[str, Callable[[Pool], Session]] = {"lean": LeanSession, "redis-py
 
 def open_pool(cell: Cell, url: str, address: tuple[str, int] | None) -> Pool:
     """The cell's pool, with nothing opened yet. `address` stands in for the host and port of `url`
-    where a link is on the path. Does not block."""
-    options = parse_url(url)
-    if address is not None:
-        options["host"], options["port"] = address
-    secure = options.pop("connection_class", Connection) is SSLConnection
+    where a link is on the path. Blocks only where the lean client is to look up a host by name;
+    raises OSError when nothing answers there."""
+    options = connection_settings(url, address)
     if cell.client == "lean":
+        secure = "connection_class" in options
         options |= _lean_options(secure)
-    else:
-        options["connection_class"] = SSLConnection if secure else Connection
+        if not secure:
+            options["host"] = _numeric(options["host"], options.get("port", 6379))
     return Pool(
         max_connections=cell.pool_size,
         timeout=cell.acquire_timeout_s,
@@ -220,6 +222,15 @@ def _lean_options(secure: bool) -> dict[str, Any]:
         "driver_info": None,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
+
+
+def _numeric(host: str, port: int) -> str:
+    """The address at which `host` answers: of a name's several, perhaps only one does."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        with socket.create_connection((host, port), timeout=LOOK_UP_TIMEOUT_S) as found:
+            return str(found.getpeername()[0])
 
 
 def is_acquire_timeout(error: RedisError) -> bool:

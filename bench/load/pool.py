@@ -261,6 +261,7 @@ class Pool(BlockingConnectionPool):
         self.fifo = fifo
         self._reauthorises = False
         self._check_settings(max_connections, timeout)
+        _check_connection_class(connection_class)
         super().__init__(max_connections, timeout, connection_class, **connection_kwargs)  # type: ignore[no-untyped-call]
         self._set_strictness(oversize=False)
         host, port = (self.connection_kwargs.get(key, "?") for key in ("host", "port"))
@@ -276,6 +277,8 @@ class Pool(BlockingConnectionPool):
         _check_share("lifetime_jitter", self.lifetime_jitter)
         if self.max_waiting is not None:
             _check_whole("max_waiting", self.max_waiting, at_least=0)
+        if not isinstance(self.fifo, bool):
+            raise ValueError(f"fifo must be True or False, not {self.fifo!r}")
         if self.test_on_borrow not in ("none", "passive", "ping"):
             raise ValueError(
                 f"test_on_borrow is none, passive or ping, not {self.test_on_borrow!r}"
@@ -911,6 +914,14 @@ def _check_seconds(name: str, value: Any, zero: bool = False) -> None:
     if not number or not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         least = "0 or more" if zero else "more than 0"
         raise ValueError(f"{name} must be {least} seconds, or None, not {value!r}")
+    if value > threading.TIMEOUT_MAX:  # three centuries: a lock can wait no longer
+        most = f"at most {threading.TIMEOUT_MAX:.0f} seconds"
+        raise ValueError(f"{name} must be {most}, or None for ever, not {value!r}")
+
+
+def _check_connection_class(value: Any) -> None:
+    if not callable(value) or (isinstance(value, type) and not hasattr(value, "connect")):
+        raise ValueError(f"connection_class must make connections, which {value!r} does not")
 
 
 def _check_share(name: str, value: Any) -> None:

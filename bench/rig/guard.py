@@ -21,7 +21,10 @@ def main() -> None:
         die_with_parent(int(parent))
     else:
         start_watcher(int(lifeline))
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as failure:  # not a program, or one for another machine
+        sys.exit(f"{command[0]}: {failure.strerror}")
 
 
 def die_with_parent(parent: int) -> None:

@@ -113,14 +113,14 @@ class Probes:
         self._owned = Process(server.pid, "the server") if server.pid else None
         self._others = [Process(pid, "a helper") for pid in (os.getpid(), *ours)]
         self._series: list[dict[str, Any]] = []
-        self._lost: ApparatusLost | None = None
+        self._trouble: BaseException | None = None
         self._ended = threading.Event()
         self._sampler: threading.Thread | None = None
 
     def start_window(self) -> None:
         """Raises ApparatusLost when a process it is to watch is gone."""
         self._series = []
-        self._lost = None
+        self._trouble = None
         self._ended = threading.Event()
         self._before = self._server.snapshot()
         self._start = self._reading()
@@ -128,12 +128,13 @@ class Probes:
         self._sampler.start()
 
     def check(self) -> None:
-        """Raises ApparatusLost when something vanished since the window began."""
-        if self._lost is not None:
-            raise self._lost
+        """Raises whatever ended the sampling since the window began: ApparatusLost when something
+        vanished, SystemExit when a signal came."""
+        if self._trouble is not None:
+            raise self._trouble
 
     def end_window(self) -> Readings:
-        """Raises ApparatusLost when something vanished within the window."""
+        """Raises as `check` does."""
         self._stop_sampling()
         self.check()
         stop = self._reading()
@@ -156,8 +157,10 @@ class Probes:
                 self._series.append(self._sample())
                 if self._ended.wait(self._interval_s):
                     return
-        except ApparatusLost as lost:
-            self._lost = lost
+        except BaseException as trouble:
+            # A thread lets a SystemExit pass in silence, and in a patched process a signal's lands
+            # in whichever greenlet runs.
+            self._trouble = trouble
 
     def _sample(self) -> dict[str, Any]:
         """What may peak between the two ends of a window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib.util
 import random
@@ -11,18 +12,21 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, SSLConnection, parse_url
+from redis.exceptions import NoPermissionError, ReadOnlyError
 from redis.retry import Retry
 
 from bench.model import ApparatusLost, PreflightError, Workload
@@ -36,6 +40,16 @@ ANSWER_TIMEOUT_S = 10.0
 START_TIMEOUT_S = 10.0
 PORT_ATTEMPTS = 5
 BATCH = 500
+# Nobody, not even root, can make a file there: an owned server leaves none, however it ends.
+NOWHERE = "/proc" if host.LINUX else "/dev"
+TIMEOUTS = ("socket_timeout", "socket_connect_timeout")
+PARAMETERS = (
+    "client_name", "db", "health_check_interval", "password", "retry_on_timeout",
+    "socket_keepalive", *TIMEOUTS, "username",
+)  # fmt: skip
+NAME_PRIMARY = "name its primary in REDIS_URL"
+GRANT = f"grant its user ~{KEY_PREFIX}* +ping +info +select +set +get +del"
+NO_SUCH_HOST = "no such host; correct the name in REDIS_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +81,18 @@ def open_server(
     """The server at `url`, or without one a fresh one of our own on loopback.
 
     `max_connections` is what the plan opens at once. `port` (0: any free one) and `options` (as in
-    redis.conf) are for an owned server only. Blocks until it answers. Raises PreflightError.
+    redis.conf) are for an owned server only. Blocks until it answers. Raises PreflightError, as
+    when a user's server is a replica or refuses what a run needs.
     """
     if url is None:
         return _start(max_connections, port, options or {})
-    server = Server(url, _preflight(url))
+    info = _preflight(url)
+    if info.get("role") == "slave":
+        raise PreflightError(f"server {_shown(url)}: it is a replica; {NAME_PRIMARY}")
+    server = Server(url, info)
     try:
         server.require(max_connections)
+        server.require_rights()
     except BaseException:
         server.close()
         raise
@@ -139,6 +158,18 @@ class Server:
                 f"or plan at most {max(0, free)} connections"
             )
 
+    def require_rights(self) -> None:
+        """Raises PreflightError when the server refuses to set, get or delete a key of ours."""
+        key = f"{KEY_PREFIX}preflight:{uuid.uuid4().hex}"
+        # It expires, should the right to delete it be what is missing.
+        for words in (("GET", key), ("SET", key, "", "EX", "10"), ("DEL", key)):
+            try:
+                self._ask(functools.partial(self._control.execute_command, *words))
+            except redis.ResponseError as refusal:
+                raise PreflightError(
+                    f"server {self.shown_url} refuses to {words[0]} a key: {_refusal(refusal)}"
+                ) from None
+
     def snapshot(self, *, light: bool = False) -> ServerSnapshot:
         """Asks once. `light` leaves out the counts of commands, for sampling under load.
 
@@ -166,10 +197,8 @@ class Server:
 
         Raises ApparatusLost when none can be had.
         """
-        settings = _settings(self.url)
+        settings = connection_settings(self.url, address)
         settings |= {"socket_timeout": ANSWER_TIMEOUT_S, "protocol": 2}
-        if address is not None:
-            settings["host"], settings["port"] = address
         connection: Connection = settings.pop("connection_class", Connection)(**settings)
         self._ask(connection.connect)
         return connection
@@ -210,13 +239,15 @@ class Server:
             pipeline = self._control.pipeline(transaction=False)
             for name in names:
                 pipeline.set(name, source.randbytes(workload.value_bytes))
-            try:
-                self._ask(pipeline.execute)
-            except redis.ResponseError as refusal:
-                raise PreflightError(
-                    f"server {self.shown_url} refuses to store the keys: {refusal}"
-                ) from refusal
+            # Noted first: a batch that fails half-way leaves keys as well.
             self._filled = max(self._filled, int(names[-1].removeprefix(KEY_PREFIX)) + 1)
+            # Raised by redis-py, a refusal would quote the command, and so the value.
+            replies = self._ask(functools.partial(pipeline.execute, raise_on_error=False))
+            for refusal in replies:
+                if isinstance(refusal, redis.ResponseError):
+                    raise PreflightError(
+                        f"server {self.shown_url} refuses to store the keys: {_refusal(refusal)}"
+                    ) from refusal
 
     def clear(self) -> None:
         """Deletes the keys that `fill` set, and nothing else."""
@@ -225,16 +256,28 @@ class Server:
         self._filled = 0
 
     def close(self) -> None:
-        """Ends an owned server; takes our keys out of any other. May be repeated."""
+        """Ends an owned server; takes our keys out of any other, or says that they stay there. May
+        be repeated."""
         if self._process is None:
-            with contextlib.suppress(ApparatusLost, redis.RedisError):
-                self.clear()
+            self._clear_or_say()
         self._control.close()
         if self._process is not None:
             self._process.kill()  # it holds nothing worth the 0.1 s a shutdown takes
             host.end(self._process)
         if self._log is not None:
             self._log.close()
+
+    def _clear_or_say(self) -> None:
+        try:
+            self.clear()
+        except (ApparatusLost, redis.RedisError) as failure:
+            last = f"{KEY_PREFIX}{self._filled - 1}"
+            print(
+                f"bench: keys {KEY_PREFIX}0 to {last} may remain at {self.shown_url}: "
+                f"they could not be deleted ({failure})",
+                file=sys.stderr,
+            )
+            self._filled = 0
 
     def _sections(self, light: bool) -> tuple[str, ...]:
         if int(self.version.partition(".")[0]) >= 7:
@@ -307,20 +350,16 @@ def _start(max_connections: int, port: int, options: Mapping[str, str]) -> Serve
 
 
 def _start_at(binary: str, port: int, max_connections: int, options: Mapping[str, str]) -> Server:
-    # Both vanish from the file system at once, so that even SIGKILL leaves nothing behind.
+    _require_free(port)
     log = tempfile.TemporaryFile()  # noqa: SIM115 (the server's close() closes it)
-    folder = tempfile.mkdtemp(prefix="bench-server-")
+    process = host.spawn(
+        _command(binary, port, max_connections + HEADROOM, options),
+        cwd=NOWHERE,
+        stdout=log,
+        stderr=log,
+    )
     try:
-        process = host.spawn(
-            _command(binary, port, max_connections + HEADROOM, options),
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
-    finally:
-        Path(folder).rmdir()
-    try:
-        _wait_until_answering(process, port, log)
+        _wait_until_answering(process, binary, port, log)
         url = _owned_url(port, options.get("requirepass"))
         info = _preflight(url)
         if int(info["process_id"]) != process.pid:
@@ -379,7 +418,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:
+def _require_free(port: int) -> None:
+    """Asked first: what listens there already may answer in our server's place."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as failure:
+            if failure.errno == errno.EADDRINUSE:
+                raise _PortTaken from None
+
+
+def _wait_until_answering(
+    process: subprocess.Popen[bytes], binary: str, port: int, log: IO[bytes]
+) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not _answers_ping(port):
         status = process.poll()
@@ -390,7 +442,10 @@ def _wait_until_answering(process: subprocess.Popen[bytes], port: int, log: IO[b
         if "Address already in use" in said:
             raise _PortTaken
         trouble = "does not answer" if status is None else host.exit_text(status)
-        raise PreflightError(f"the server refuses to start: it {trouble}; its log ends: {said}")
+        raise PreflightError(
+            f"{binary} refuses to start: it {trouble}; its log ends: {said or '(empty)'}; "
+            "put another server on PATH, or name a running one with REDIS_URL"
+        )
 
 
 def _answers_ping(port: int) -> bool:
@@ -414,13 +469,16 @@ def _address(url: str) -> tuple[str, int]:
     """Host and port of a URL. Raises PreflightError, which never quotes what might be a secret."""
     form = (
         "redis://[[USER]:PASSWORD@]HOST[:PORT][/DATABASE], or rediss:// for TLS; "
-        "in user and password write %2F for a slash, %3A for a colon, %40 for an at sign"
+        "in user and password write %2F for a slash, %3A for a colon, %3F for a question mark, "
+        "%40 for an at sign"
     )
     try:
         parts = urlsplit(url)
         # An unquoted slash in a password makes its rest a path, which would then be shown.
         database = re.fullmatch(r"/?|/\d+", parts.path)
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname or not database:
+        unquoted = "@" in parts.query + parts.fragment  # a password with a question mark
+        known = parts.scheme in ("redis", "rediss")
+        if not (known and parts.hostname and database) or parts.port == 0 or unquoted:
             raise ValueError
         return parts.hostname, parts.port or 6379
     except ValueError:
@@ -431,7 +489,10 @@ def _address(url: str) -> tuple[str, int]:
 def _shown(url: str) -> str:
     host_name, port = _address(url)
     shown_host = f"[{host_name}]" if ":" in host_name else host_name
-    return f"{urlsplit(url).scheme}://{shown_host}:{port}{urlsplit(url).path}"
+    parts = urlsplit(url)
+    database = parse_qs(parts.query).get("db", [parts.path.strip("/")])[0]
+    path = f"/{database}" if database.isdecimal() else ""
+    return f"{parts.scheme}://{shown_host}:{port}{path}"
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:
@@ -440,7 +501,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
     It does say CLIENT SETINFO. Without an exchange of its own when it connects, redis-py's pool
     takes TLS 1.3's session tickets for unasked data and throws the connection away.
     """
-    _address(url)
+    _check_parameters(url)
     try:
         settings = _settings(url)
         tls = settings.pop("connection_class", None) is SSLConnection
@@ -449,9 +510,54 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
         return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
     except (ValueError, TypeError) as failure:
         raise PreflightError(
-            f"REDIS_URL for {_shown(url)}: the part after '?' is not understood "
-            f"({type(failure).__name__})"
+            f"REDIS_URL for {_shown(url)}: the part after '?' is not understood ({failure})"
         ) from None
+
+
+def _check_parameters(url: str) -> None:
+    """Raises PreflightError for what would reach, and break, the workers' pools alone."""
+    shown, parts = _shown(url), urlsplit(url)
+    for name, (value, *_) in parse_qs(parts.query).items():
+        if name not in PARAMETERS and not (parts.scheme == "rediss" and name.startswith("ssl_")):
+            raise PreflightError(
+                f"REDIS_URL for {shown}: {name} cannot be set after '?': the suite sets pools and "
+                f"protocol itself; leave it out (allowed: {', '.join(PARAMETERS)}; "
+                "with rediss:// also ssl_…)"
+            )
+        if name in TIMEOUTS and not _is_timeout(value):
+            raise PreflightError(f"REDIS_URL for {shown}: {name} must be more than 0 seconds")
+
+
+def _is_timeout(text: str) -> bool:
+    try:
+        return 0 < float(text) <= threading.TIMEOUT_MAX
+    except ValueError:
+        return False
+
+
+class TLSConnection(SSLConnection):
+    """Checks the certificate against `server_name`: by a link, `host` is the link's address."""
+
+    def __init__(self, *, server_name: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._server_name = server_name
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        dialled, self.host = self.host, self._server_name
+        try:
+            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
+        finally:
+            self.host = dialled
+
+
+def connection_settings(url: str, address: tuple[str, int] | None) -> dict[str, Any]:
+    """What redis-py opens a connection with, as `url` says; `address` leads by the link."""
+    settings = _settings(url)
+    if settings.get("connection_class") is SSLConnection:
+        settings |= {"connection_class": TLSConnection, "server_name": settings["host"]}
+    if address is not None:
+        settings["host"], settings["port"] = address
+    return settings
 
 
 def _settings(url: str) -> dict[str, Any]:
@@ -466,10 +572,14 @@ def _preflight(url: str) -> dict[str, Any]:
     """The server's INFO, or PreflightError with one line on why there is none."""
     client = _client(url, PREFLIGHT_TIMEOUT_S)
     try:
+        # Tried beforehand: when a look-up fails at it, gevent prints a traceback besides.
+        _address(url)[0].encode("idna")
         client.ping()
         info = _info(client, ())
     except redis.RedisError as failure:
         raise PreflightError(f"server {_shown(url)}: {_diagnosis(url, failure)}") from None
+    except UnicodeError:  # no name at all: an empty label, or one too long
+        raise PreflightError(f"server {_shown(url)}: {NO_SUCH_HOST}") from None
     except OSError as failure:
         raise PreflightError(f"server {_shown(url)}: {failure.strerror or failure}") from None
     finally:
@@ -488,9 +598,9 @@ def _diagnosis(url: str, failure: redis.RedisError) -> str:
     if isinstance(failure, redis.AuthenticationError):
         return f"it does not accept the user or password of REDIS_URL ({text})"
     if isinstance(failure, redis.ResponseError):  # NOPERM, DENIED, a wrong database number
-        return f"it refuses: {text}"
+        return f"it refuses: {text}{_mend(failure)}"
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "no such host; correct the name in REDIS_URL"
+        return NO_SUCH_HOST
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return "nothing listens there; start it, or correct host and port in REDIS_URL"
     for cause in causes:
@@ -500,6 +610,16 @@ def _diagnosis(url: str, failure: redis.RedisError) -> str:
                 "name its authority with ?ssl_ca_certs=FILE in REDIS_URL"
             )
     return _protocol_diagnosis(url, text)
+
+
+def _refusal(failure: redis.ResponseError) -> str:
+    return f"{failure}{_mend(failure)}"
+
+
+def _mend(failure: redis.RedisError) -> str:
+    if isinstance(failure, NoPermissionError):
+        return f"; {GRANT}"
+    return f"; {NAME_PRIMARY}" if isinstance(failure, ReadOnlyError) else ""
 
 
 def _protocol_diagnosis(url: str, text: str) -> str:
