@@ -10,16 +10,16 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import itertools
 import json
 import math
 import os
-import shutil
 import time
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,13 @@ FORMAT = 1
 KEY = ("cell", "block", "attempt")
 TICKS_PER_S = 1e6  # histograms count whole microseconds
 _COLUMN_TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
+_SHAPES = {"settings": dict, "servers": list, "resumed": list, "packages": dict}  # in run.json
+_WRITTEN = (  # by a run, as patterns
+    "run.json", "cells.parquet", "series.parquet", "workers.log", "latency/*.hlog",
+    ".*.partial", "latency/.*.partial",
+)  # fmt: skip
 _APART = {"cell", "gates", "series", "histograms"}  # fields of Observation that are no plain column
+_Noun = TypeVar("_Noun", Settings, Workload)
 
 
 class Store:
@@ -45,6 +51,7 @@ class Store:
         self.folder = folder
         self.manifest = manifest
         self._lock = lock
+        self._made = False  # whether the folder is this process's own
         self._cells = _read_table(folder / "cells.parquet", _schema())
         stored = _read_table(folder / "series.parquet", _series_schema([]))
         self._series = _only_of(stored, self._cells)
@@ -53,20 +60,28 @@ class Store:
     def create(cls, folder: Path, manifest: dict[str, Any]) -> Store:
         """Make a new run folder, to add to. Raises PreflightError where that cannot be."""
         with _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            made = _made(folder)
+            if not made and any(folder.iterdir()):
                 raise PreflightError(f"{folder} is not empty: choose another folder for this run")
-            (folder / "latency").mkdir()
-        started = {"format": FORMAT, "status": "running", "started": _now()}
-        return cls._to_add_to(folder, {**started, **manifest})
+        return cls._begun(folder, manifest, made)
 
     @classmethod
     def create_in(cls, results: Path, settings: Settings) -> Store:
         """Make a run folder of its own under `results`, its manifest saying all of this machine."""
+        manifest = {"settings": settings.identity(), **host.manifest()}
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{settings.profile}"
         with _explained(results):
-            folder = next(path for path in _names(results / stem) if not path.exists())
-        return cls.create(folder, {"settings": settings.identity(), **host.manifest()})
+            results.mkdir(parents=True, exist_ok=True)
+            folder = next(filter(_made, _names(results / stem)))
+        return cls._begun(folder, manifest, made=True)
+
+    @classmethod
+    def _begun(cls, folder: Path, manifest: dict[str, Any], made: bool) -> Store:
+        started = {"format": FORMAT, "status": "running", "started": _now()}
+        store = cls._to_add_to(folder, lambda: {**started, **manifest})
+        store._made = made
+        return store
 
     @classmethod
     def open(cls, folder: Path | str) -> Store:
@@ -78,21 +93,27 @@ class Store:
     def resume(cls, folder: Path | str, settings: Settings | None = None) -> Store:
         """Open a run to complete it, and sweep away what a crash left half done.
 
-        Raises PreflightError also where another process is adding to it, or where it was made with
-        settings other than those given.
+        Raises PreflightError also where another process is adding to it, where it was made with
+        settings other than those given, or where the table of finished cells was lost.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        if settings is not None:
-            _refuse_other_settings(folder, manifest.get("settings", {}), settings.identity())
-        resumed = [*manifest.get("resumed", []), _now()]
-        return cls._to_add_to(folder, {**manifest, "status": "running", "resumed": resumed})
+        _read_manifest(folder)  # what is no run folder is named so, before it is locked
+
+        def manifest() -> dict[str, Any]:
+            made = _read_manifest(folder)
+            if settings is not None:
+                _refuse_other_settings(folder, made.get("settings", {}), settings.identity())
+            resumed = [*made.get("resumed", []), _now()]
+            return {**made, "status": "running", "resumed": resumed}
+
+        return cls._to_add_to(folder, manifest)
 
     @classmethod
-    def _to_add_to(cls, folder: Path, manifest: dict[str, Any]) -> Store:
+    def _to_add_to(cls, folder: Path, manifest: Callable[[], dict[str, Any]]) -> Store:
+        """The manifest is asked for under the lock: whoever held it until then may change it."""
         lock = _locked(folder)
         try:
-            store = cls(folder, manifest, lock)
+            store = cls(folder, manifest(), lock)
             store._sweep()
             store._write_manifest()
         except BaseException:
@@ -163,9 +184,18 @@ class Store:
         self.close()
 
     def discard(self) -> None:
-        """Remove the folder of a run in which nothing was finished."""
+        """Remove a run in which nothing was finished; what others put into its folder stays.
+
+        A folder that this process did not make, as that of a resumed run, is left as it is.
+        """
         self.close()
-        shutil.rmtree(self.folder)
+        if not self._made:
+            return
+        with contextlib.suppress(OSError):  # not empty: somebody else's files are in it
+            for path in itertools.chain.from_iterable(map(self.folder.glob, _WRITTEN)):
+                path.unlink(missing_ok=True)
+            (self.folder / "latency").rmdir()
+            self.folder.rmdir()
 
     def close(self) -> None:
         """Let other processes add to this run. May be repeated."""
@@ -179,10 +209,22 @@ class Store:
     def _sweep(self) -> None:
         kept = {self._log(*key) for key in _keys(self._cells)}
         logs = set((self.folder / "latency").glob("*.hlog")) - kept
+        self._refuse_lost_cells(len(logs))
         with _explained(self.folder):
             (self.folder / "latency").mkdir(exist_ok=True)
             for orphan in (*logs, *self.folder.glob("**/.*.partial")):
                 orphan.unlink(missing_ok=True)
+
+    def _refuse_lost_cells(self, orphans: int) -> None:
+        """A crash leaves one log without its row: more, or no table at all, is a table lost."""
+        table = self.folder / "cells.parquet"
+        if not table.exists() and (orphans or (self.folder / "series.parquet").exists()):
+            lost = "is missing"
+        elif orphans > 1:
+            lost = f"lacks {orphans} of the cells in latency"
+        else:
+            return
+        raise PreflightError(f"{table} {lost}: restore it from a copy, or start a new run")
 
     def _write_manifest(self) -> None:
         _write(self.folder / "run.json", json.dumps(self.manifest, indent=2).encode() + b"\n")
@@ -193,12 +235,36 @@ def stored_settings(folder: Path | str) -> Settings:
     made = dict(_read_manifest(Path(folder)).get("settings", {}))
     made.pop("owned_server", None)
     try:
-        workload = Workload(**made.pop("workload"))
-        return Settings(workload=workload, only=tuple(made.pop("only")), **made)
+        workload = _of_its_types(Workload(**made.pop("workload")))
+        only = made.pop("only")
+        made["only"] = tuple(only) if isinstance(only, list) else only
+        return _of_its_types(Settings(workload=workload, **made))
     except (KeyError, TypeError) as error:
         raise PreflightError(
-            f"{folder}/run.json holds no complete settings: start a new run"
+            f"{folder}/run.json holds no complete settings ({_brief(error)}): start a new run"
         ) from error
+
+
+def _of_its_types(noun: _Noun) -> _Noun:
+    """`noun`, each of whose fields is checked to be of its type. Raises TypeError."""
+    for name, kind in typing.get_type_hints(type(noun)).items():
+        value = getattr(noun, name)
+        if not _is(value, kind):
+            raise TypeError(f"{name} is {_said(value)}")
+    return noun
+
+
+def _is(value: Any, kind: Any) -> bool:
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return value in parts
+    if typing.get_origin(kind) is types.UnionType:
+        return any(_is(value, part) for part in parts)
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is(each, parts[0]) for each in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def load_cells(folder: Path | str) -> pd.DataFrame:
@@ -353,12 +419,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
         format_ = int(manifest["format"])
+        for name, kind in _SHAPES.items():
+            if not isinstance(manifest.get(name, kind()), kind):
+                raise ValueError(f"{name} is {_said(manifest[name])}")
     except (FileNotFoundError, NotADirectoryError):
         what = "is not a run folder: it has no run.json" if folder.is_dir() else "does not exist"
         raise PreflightError(f"{folder} {what}; name one that `bench run` made") from None
     except OSError as error:
         raise PreflightError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise PreflightError(
             f"{path} is damaged ({_brief(error)}): restore it from a copy, or start a new run"
         ) from error
@@ -432,7 +501,8 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _locked(folder: Path) -> int:
     """A descriptor whose lock says that this process adds to the run; the lock dies with it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    with _explained(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -443,6 +513,15 @@ def _locked(folder: Path) -> int:
     except OSError:
         pass  # a file system without locks, as some network ones: go on without
     return descriptor
+
+
+def _made(folder: Path) -> bool:
+    """Whether it was this call that made it: of two processes, only one is told so."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _names(first: Path) -> Iterator[Path]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jupytext
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 import synthetic
 
@@ -161,13 +167,13 @@ def test_a_notebook_that_fails_is_one_line(
 ) -> None:
     broken = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     with pytest.raises(BenchError) as caught:
-        notebooks._executed(broken, "01_broken", tmp_path)
+        notebooks._executed(broken, "01_broken", tmp_path, threading.Event())
     assert str(caught.value) == "notebook 01_broken failed: division by zero"
 
 
 def test_without_a_run_the_notebook_says_so_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(BenchError) as caught:
-        notebooks._publish(STORED[0], tmp_path)
+        notebooks._publish(STORED[0], tmp_path, threading.Event())
     assert re.fullmatch(r"notebook 01_pool_sweep failed: Nothing to show: .*", str(caught.value))
     with pytest.raises(page.NothingToShow) as shown:
         page.open_run("nowhere", "pool_sweep")
@@ -179,6 +185,88 @@ def test_without_a_run_the_notebook_says_so_in_one_line(tmp_path: Path) -> None:
 def test_a_run_without_cells_of_the_experiment_says_so(run: Path) -> None:
     with pytest.raises(page.NothingToShow, match="holds no cell of other"):
         page.open_run(str(run), "other")
+
+
+REPORT = """
+import sys
+from pathlib import Path
+from bench.__main__ import main
+from bench.report import notebooks
+notebooks.SOURCE = Path(sys.argv.pop())
+main()
+"""
+ENDLESS = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(1000)"
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def reporting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A report on a notebook without end, and the process id of its kernel, at work."""
+    parameters = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
+    endless = [parameters, nbformat.v4.new_code_cell(ENDLESS)]
+    for name in ("source", "tmp"):
+        (tmp_path / name).mkdir()
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=endless), tmp_path / "source" / "01_pool_sweep.ipynb"
+    )
+    folder = synthetic.store(tmp_path / "run", "smoke", 1)
+    command = [sys.executable, "-c", REPORT, "report", str(folder), str(tmp_path / "source")]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    report = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        told = folder / "notebooks" / "pid"
+        wait_until(lambda: told.exists() and told.read_text() != "")
+        yield report, int(told.read_text())
+    finally:
+        report.kill()
+        report.wait()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_report_that_is_ended_ends_its_kernel(
+    reporting: tuple[subprocess.Popen[bytes], int], tmp_path: Path
+) -> None:
+    report, kernel = reporting
+    report.terminate()
+    assert report.wait(PATIENCE_S) == 130
+    assert not psutil.pid_exists(kernel)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_report_that_is_killed_leaves_no_kernel_and_no_key(
+    reporting: tuple[subprocess.Popen[bytes], int], tmp_path: Path
+) -> None:
+    report, kernel = reporting
+    report.kill()
+    report.wait()
+    assert list((tmp_path / "tmp").iterdir()) == []
+    wait_until(lambda: not psutil.pid_exists(kernel))
+
+
+def test_a_figure_that_fails_ends_the_kernel_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        wait_until(lambda: bool(children()))
+        raise OSError(28, "No space left on device")
+
+    def children() -> set[int]:
+        return {child.pid for child in psutil.Process().children()} - before
+
+    before: set[int] = set()
+    before |= children()
+    folder = synthetic.store(tmp_path / "run", "smoke", 1)
+    monkeypatch.setattr(notebooks, "_save_figures", fails)
+    with pytest.raises(BenchError, match="cannot be written: No space left"):
+        notebooks.execute(folder, ["pool_sweep"])
+    assert children() == set()
+    assert list((folder / "notebooks").iterdir()) == []
 
 
 # The page's parts

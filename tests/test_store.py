@@ -8,13 +8,14 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 
+import bench.store as stores
 from bench.analysis.gates import little_pool, steal
 from bench.model import Cell, Observation, Percentiles, PreflightError, Settings, Workload
 from bench.store import Store, load_cells, stored_settings
@@ -296,9 +298,193 @@ def test_a_run_knows_the_settings_that_complete_it(tmp_path: Path) -> None:
         stored_settings(store.folder)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"profile": 5},
+        {"profile": "quick"},
+        {"workers": "x"},
+        {"workers": None},
+        {"workers": True},
+        {"seed": None},
+        {"seed": 1.5},
+        {"only": [5]},
+        {"only": "pool_sweep"},
+        {"workload": 5},
+        {"workload": {"keys": "many"}},
+        {"workload": {"get_share": None}},
+        {"another": 1},
+    ],
+)
+def test_settings_of_other_types_are_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    change_manifest(folder, lambda manifest: manifest["settings"].update(damage))
+    with pytest.raises(
+        PreflightError, match=r"run\.json holds no complete settings \(.*\):"
+    ) as told:
+        stored_settings(folder)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"settings": None}, {"settings": 5}, {"servers": 5}, {"resumed": 5}, {"format": math.inf}],
+)
+def test_a_manifest_of_other_shape_is_refused(tmp_path: Path, damage: dict[str, Any]) -> None:
+    folder = run_folder(tmp_path)
+    change_manifest(folder, lambda manifest: manifest.update(damage))
+    for read in (stored_settings, Store.open, Store.resume):
+        with pytest.raises(PreflightError, match=r"run\.json is damaged \(.*\): restore it"):
+            read(folder)
+
+
+def run_folder(results: Path) -> Path:
+    store = Store.create_in(results, Settings(profile="smoke"))
+    store.close()
+    return store.folder
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((folder / "run.json").read_text())
+    change(manifest)
+    (folder / "run.json").write_text(json.dumps(manifest))
+
+
+# Discarding
+
+
 def test_a_run_without_a_cell_can_be_discarded(store: Store) -> None:
+    (store.folder / "workers.log").write_text("")
+    with no_file_above(1000), pytest.raises(PreflightError):
+        store.add(observation())  # leaves a histogram log without a row
+    assert list((store.folder / "latency").iterdir())
+    store.finish("stopped")
     store.discard()
     assert not store.folder.exists()
+
+
+def test_discarding_leaves_what_others_put_there(store: Store) -> None:
+    (store.folder / "notes.txt").write_text("mine")
+    store.discard()
+    assert files(store.folder) == {"notes.txt"}
+
+
+def test_discarding_leaves_a_folder_that_was_there_before(folder: Path, tmp_path: Path) -> None:
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    Store.create(link, {}).discard()
+    assert files(link) == {"run.json"}
+
+
+def test_a_resumed_run_is_never_discarded(store: Store, tmp_path: Path) -> None:
+    store.close()
+    (store.folder / "notes.txt").write_text("mine")
+    link = tmp_path / "link"
+    link.symlink_to(store.folder)
+    for name in (store.folder, link):
+        again = Store.resume(name)
+        again.finish("interrupted")
+        again.discard()
+        assert files(store.folder) == {"run.json", "notes.txt"}
+
+
+# Two processes at once
+
+
+def ask_beside(*statements: str) -> subprocess.Popen[str]:
+    """Another process, that runs `statements` when it is given a line, and then waits for one."""
+    script = "\n".join(
+        [
+            "from pathlib import Path",
+            "from bench.model import PreflightError, Settings",
+            "from bench.store import Store, host",
+            "import time",
+            "print(flush=True); input()",
+            *statements,
+            "input()",
+        ]
+    )
+    root = Path(__file__).resolve().parents[1]
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root,
+    )  # fmt: skip
+    assert child.stdout is not None
+    child.stdout.readline()
+    return child
+
+
+def answers(children: list[subprocess.Popen[str]]) -> list[str]:
+    """What each says once all were let go, all still alive when the last has spoken."""
+    try:
+        for child in children:
+            tell(child)
+        said = [child.stdout.readline().strip() for child in children if child.stdout]
+        for child in children:
+            tell(child)
+            assert child.wait(30) == 0
+        return said
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+
+
+def tell(child: subprocess.Popen[str]) -> None:
+    assert child.stdin is not None
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
+def test_runs_begun_in_the_same_second_share_no_folder(tmp_path: Path) -> None:
+    begin = (
+        "time.strftime = lambda *when: 'now'",
+        "host.manifest = dict",  # so that they meet at the folder
+        f"made = [Store.create_in(Path({str(tmp_path)!r}), Settings()) for _ in range(20)]",
+        "print(*(store.folder.name for store in made), flush=True)",
+    )
+    said = answers([ask_beside(*begin) for _ in range(3)])
+    names = " ".join(said).split()
+    assert len(names) == len(set(names)) == 60
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+
+
+def test_of_two_resumes_at_once_the_second_is_refused(store: Store) -> None:
+    store.close()
+    resume = (
+        "try:",
+        f"    store = Store.resume({str(store.folder)!r})",
+        "    print('resumed', flush=True)",
+        "except PreflightError as error:",
+        "    print(error, flush=True)",
+    )
+    said = sorted(answers([ask_beside(*resume) for _ in range(2)]))
+    assert said == [
+        f"{store.folder} is being written by another run: wait for it, or stop it",
+        "resumed",
+    ]
+    assert len(Store.open(store.folder).manifest["resumed"]) == 1
+
+
+def test_a_resume_loses_nothing_another_wrote_just_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = stores._locked
+
+    def late(folder: Path) -> int:
+        store.note_server("redis", "7.0.15")
+        store.close()
+        return locked(folder)
+
+    monkeypatch.setattr(stores, "_locked", late)
+    Store.resume(store.folder).close()
+    assert Store.open(store.folder).manifest["servers"] == [
+        {"flavour": "redis", "version": "7.0.15"}
+    ]
+
+
+# What a crash leaves, and what is lost
 
 
 @pytest.fixture
@@ -337,6 +523,37 @@ def test_resuming_sweeps_what_a_crash_left(crashed: Store) -> None:
     again = Store.open(crashed.folder)
     assert len(again.series()) == 4
     assert again.histogram(observation(10).cell.id, 1, 1, "command").get_total_count() == 1
+
+
+@pytest.mark.parametrize("others", [("series.parquet",), ("latency",), ()])
+def test_a_lost_table_of_cells_is_refused_and_nothing_is_swept(
+    store: Store, others: tuple[str, ...]
+) -> None:
+    store.add(observation(5))
+    store.add(observation(10))
+    store.finish("complete")
+    (store.folder / "cells.parquet").unlink()
+    (store.folder / "notes.txt").write_text("mine")
+    for name in others:
+        path = store.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = {name: (store.folder / name).read_bytes() for name in files(store.folder)}
+    with pytest.raises(PreflightError, match=r"cells\.parquet is missing: restore it"):
+        Store.resume(store.folder)
+    assert {name: (store.folder / name).read_bytes() for name in files(store.folder)} == before
+
+
+def test_a_table_older_than_its_cells_is_refused_and_nothing_is_swept(store: Store) -> None:
+    store.add(observation(5))
+    older = (store.folder / "cells.parquet").read_bytes()
+    for pool in (10, 20):
+        store.add(observation(pool))
+    store.close()
+    (store.folder / "cells.parquet").write_bytes(older)
+    before = files(store.folder)
+    with pytest.raises(PreflightError, match=r"cells\.parquet lacks 2 of the cells .*restore it"):
+        Store.resume(store.folder)
+    assert files(store.folder) == before
 
 
 def test_a_killed_process_loses_at_most_the_cell_it_was_writing(folder: Path) -> None:

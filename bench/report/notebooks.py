@@ -5,11 +5,12 @@ Jupyter's packages are imported inside functions: they take a second, and most v
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ PAIRING = {
     "notebook_metadata_filter": "-jupytext.text_representation.jupytext_version",
 }
 TIMEOUT_S = 300  # for one cell of a notebook
+STOP_POLL_S = 0.1
 # The usual page fetches scripts from the network and is as wide as the screen.
 PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
@@ -56,10 +58,14 @@ def _execute(folder: Path, names: list[str]) -> list[Path]:
 
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
+    stop = threading.Event()
     with ThreadPoolExecutor(max_workers=1) as beside:  # kernels are processes of their own
-        pages = [beside.submit(_publish, notebook, out) for notebook in _of(names)]
-        _save_figures(folder, names)
-        return [page.result() for page in pages]
+        try:
+            pages = [beside.submit(_publish, notebook, out, stop) for notebook in _of(names)]
+            _save_figures(folder, names)
+            return [page.result() for page in pages]
+        finally:
+            stop.set()  # a signal's SystemExit comes to this thread alone
 
 
 def refresh() -> list[Path]:
@@ -73,7 +79,7 @@ def _refreshed(script: Path) -> Path:
 
     notebook = jupytext.read(script)
     if REFERENCE.exists():
-        notebook = _executed(notebook, script.stem, SOURCE)
+        notebook = _executed(notebook, script.stem, SOURCE, threading.Event())
     _without_traces(notebook)
     notebook.metadata["jupytext"] = PAIRING
     _write(notebook, script.with_suffix(".ipynb"))
@@ -94,34 +100,53 @@ def _save_figures(folder: Path, experiments: list[str]) -> None:
             save(figure, folder / "figures", name)
 
 
-def _publish(stored: Path, out: Path) -> Path:
+def _publish(stored: Path, out: Path, stop: threading.Event) -> Path:
     # Seen from where the executed notebook will lie: no path of this machine gets into it.
     notebook = _parameterised(_read(stored), {"run": ".."})
-    executed = _without_traces(_executed(notebook, stored.stem, out))
+    executed = _without_traces(_executed(notebook, stored.stem, out, stop))
     _write(executed, out / stored.name)
     page = out / f"{stored.stem}.html"
-    page.write_text(_html(executed), encoding="utf-8")
+    page.write_text(_html(executed, f"{stored.stem} · {out.parent.name}"), encoding="utf-8")
     return page
 
 
-def _executed(notebook: Any, name: str, where: Path) -> Any:
+def _executed(notebook: Any, name: str, where: Path, stop: threading.Event) -> Any:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    client = NotebookClient(
+    client: Any = NotebookClient(
         notebook,
         kernel_name="python3",
         resources={"metadata": {"path": str(where)}},
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
         timeout=TIMEOUT_S,
+        shutdown_kernel="immediate",  # the outputs are all here: its exit has nothing to add
+        # It holds a key, and the kernel has read it by then: not even a SIGKILL leaves it behind.
+        on_notebook_start=lambda notebook: client.km.cleanup_connection_file(),
     )
     try:
-        with _kernel_environment():
-            return client.execute()
+        return asyncio.run(_until(stop, client))
     except CellExecutionError as error:
         raise BenchError(f"notebook {name} failed: {error.evalue}") from None
     except (CellTimeoutError, DeadKernelError) as error:
         raise BenchError(f"notebook {name} failed: {_first_line(error)}") from None
+
+
+async def _until(stop: threading.Event, client: Any) -> Any:
+    """The executed notebook. Raises CancelledError soon after `stop`, its kernel ended."""
+    running = asyncio.ensure_future(_run(client))
+    while not (running.done() or stop.is_set()):
+        await asyncio.wait([running], timeout=STOP_POLL_S)
+    running.cancel()  # nothing, where it is done
+    return await running
+
+
+async def _run(client: Any) -> Any:
+    try:
+        return await client.async_execute(env=_kernel_environment())
+    finally:
+        if client.km is not None:  # cancelled while the kernel started, or while it ended
+            await client.km.shutdown_kernel(now=True)
 
 
 def _first_line(error: Exception) -> str:
@@ -144,17 +169,11 @@ def _tags(cell: Any) -> list[str]:
     return list(cell.metadata.get("tags", []))
 
 
-@contextmanager
-def _kernel_environment() -> Iterator[None]:
+def _kernel_environment() -> dict[str, str]:
     """The kernel is a process of its own: it needs to find this package, wherever it runs."""
-    known = dict(os.environ)
-    paths = [str(ROOT), *filter(None, [known.get("PYTHONPATH")])]
-    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ |= known
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    added = {"PYTHONPATH": os.pathsep.join(paths), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {**os.environ, **added}
 
 
 def _without_traces(notebook: Any) -> Any:
@@ -182,7 +201,7 @@ def _write(notebook: Any, path: Path) -> None:
     nbformat.write(plain, path)  # type: ignore[no-untyped-call]
 
 
-def _html(notebook: Any) -> str:
+def _html(notebook: Any, title: str) -> str:
     """One page that needs no network, with the code left out."""
     from jinja2 import DictLoader
     from nbconvert import HTMLExporter
@@ -191,5 +210,5 @@ def _html(notebook: Any) -> str:
         extra_loaders=[DictLoader({"page.html.j2": PAGE})], template_file="page.html.j2"
     )
     exporter.exclude_input = True
-    body, _ = exporter.from_notebook_node(notebook)
+    body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
     return str(body)
