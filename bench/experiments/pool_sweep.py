@@ -425,8 +425,8 @@ def _held_said(large: pd.DataFrame, enough: pd.DataFrame, ends: Ends) -> str:
     (fds, memory), (few, little) = held
     return (
         f"For {SAME_USERS} users a pool of {ends.large} {verb} {si(fds, 'count')} client "
-        f"descriptors and {si(memory, 'bytes')} of server memory; a pool of {ends.enough} holds "
-        f"{si(few, 'count')} and {si(little, 'bytes')}"
+        f"descriptors and, just filled, {si(memory, 'bytes')} of server memory; one of "
+        f"{ends.enough} holds {si(few, 'count')} and {si(little, 'bytes')}"
     )
 
 
@@ -600,13 +600,13 @@ def _draw_band(axes: Axes, free: pd.DataFrame) -> None:
 
 def _ceiling_of(cells: pd.DataFrame) -> Ceiling | None:
     """What the rig carries: known where it, and not a pool, ended the highest rate, and where that
-    is clearly less than as many users would bring with nothing else on the rig."""
+    is clearly less than the most users without a binding pool would bring an unloaded rig."""
     top = points(cells, ["pool_size", "concurrency"], "qps").nlargest(1, "median")
     if not top["hollow"].any():
         return None
     best = top.iloc[0]
-    alone = min(best["concurrency"], best["pool_size"]) / _median(cells, "unloaded_s")
-    if best["median"] > NO_LONGER_RISING * alone:
+    most = cells[cells["concurrency"] <= cells["connections"]]["concurrency"].max()
+    if not best["median"] <= NO_LONGER_RISING * most / _median(cells, "unloaded_s"):
         return None
     bound = cells[cells["valid"] & cells["bound_by"].isin(APPARATUS)]
     return Ceiling(best["median"], bound["qps"].max(), best["bound_by"], best["concurrency"])
@@ -928,14 +928,14 @@ def _fifo_said(valid: pd.DataFrame) -> str:
     memory = paired_ratio(fifo, lifo, "server_client_memory_bytes")
     if not _known(memory):
         return ""
-    takes = "take" if memory.low > 1 or memory.high < 1 else "show no difference from one:"
+    even = ", no difference shown" if memory.low <= 1 <= memory.high else ""
     known = evidence(chosen)
     fifo, lifo = (known[known["order"] == order] for order in ("fifo", "lifo"))
     cpu = paired_ratio(fifo, lifo, "client_cpu_us_per_op")
     spent = f" and {_times(cpu)} the client CPU per operation" if _known(cpu) else ""
     return (
-        f" Handed out in turn (FIFO), {LARGEST} connections {takes} {_times(memory)} the server "
-        f"memory of as many handed out last in, first out{spent}."
+        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(memory)} the server "
+        f"memory of as many handed out last in, first out{even}{spent}."
     )
 
 
