@@ -57,11 +57,12 @@ def open_pool(**settings: Any) -> Any:
 
 
 def exchange(pool: Any, *command: Any) -> Any:
+    import gevent
     import hiredis
 
     connection = pool.get_connection()
     try:
-        return connection.exchange(hiredis.pack_command(command))
+        return connection.exchange(hiredis.pack_command(command), gevent.getcurrent().switch)
     finally:
         pool.release(connection)
 

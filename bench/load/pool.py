@@ -321,7 +321,9 @@ class Pool(BlockingConnectionPool):
         if self._forks != _forks:
             self._checkpid()
         now = perf_counter()
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # at two thirds of what `with` costs, here and in `release`
+        try:
             self._requests += 1
             if self._idle:
                 connection = self._idle.popleft() if self.fifo else self._idle.pop()
@@ -332,6 +334,8 @@ class Pool(BlockingConnectionPool):
             else:
                 connection = None
                 turn = self._take_turn(now)
+        finally:
+            lock.release()
         if connection is None:
             return self._await_turn(turn)
         if self._trusting and connection._sock is not None:
@@ -415,7 +419,9 @@ class Pool(BlockingConnectionPool):
             if unfit is not None and connection in self._used:
                 self._discard(connection, unfit)
                 return
-        with self._lock:
+        lock = self._lock
+        lock.acquire()
+        try:
             if connection in self._used:
                 self._uses += 1  # as _count_use, here without the call
                 self._use_time += now - connection.borrowed_at
@@ -431,6 +437,8 @@ class Pool(BlockingConnectionPool):
                     self._idle.append(connection)
                 return
             ours = connection in self._idle
+        finally:
+            lock.release()
         if not ours:
             connection.disconnect()
 
