@@ -179,16 +179,16 @@ def rate_rows(found: Found) -> list[Row]:
 
 
 def _ratios(rates: dict[str, list[Rate]]) -> list[Row]:
-    def ratio(other: str, least: float, note: str = "") -> Row:
+    def ratio(name: str, other: str, least: float, note: str = "") -> Row:
         turns = zip(rates[LEAN], rates[other], strict=False)  # lean has more, after all the others'
         pairs = [ours.qps / theirs.qps for ours, theirs in turns]
         known = log_t_interval(pairs)
         doubt = f"95 % of {len(pairs)} pairs: {known.low:.2f}–{known.high:.2f}{note}"
-        return at_least(f"lean ÷ {other.partition(',')[0]}", _median(pairs), "×", least, doubt)
+        return at_least(f"lean ÷ {name}", _median(pairs), "×", least, doubt)
 
-    rows = [ratio(STOCK, 8)]
+    rows = [ratio("stock Locust", STOCK, 8)]
     if BENCHMARK in rates:
-        rows.append(ratio(BENCHMARK, 0.7, "; aim 0.85"))
+        rows.append(ratio("redis-benchmark", BENCHMARK, 0.7, "; aim 0.85"))
     else:
         rows.append(Row("lean ÷ redis-benchmark", None, "×", "≥ 0.7", None, "not on PATH"))
     return rows

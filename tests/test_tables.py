@@ -180,7 +180,7 @@ def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() 
     assert done.returncode == 0, done.stderr
     steps, *lines = done.stderr.splitlines()
     assert steps.startswith(f"{len(lines)} steps, ")
-    assert lines[2].startswith(f"3/{len(lines)} lean, 10 users; ")
+    assert lines[2].startswith(f"3/{len(lines)} lean, 50 users; ")
     rows = json.loads(done.stdout)
     assert rows["lean ÷ stock Locust"] == [10.0, True]
     assert rows["link at 1 ms, 200 users"] == [50_000.0, True]
