@@ -361,6 +361,8 @@ def _print_json(value: Any) -> None:
 def main() -> int:
     """The `bench` command. Exit status: 0 done, 1 some cell could not be measured, 2 wrong usage or
     preflight; 130, interrupted, comes from the signal's handler."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # for terminals of ASCII
     try:
         return app(standalone_mode=False, prog_name="bench") or 0
     except TyperException as error:

@@ -3,7 +3,7 @@
 A pool of N at round trip R carries at most N/R. It can show that limit only where N/R stays below
 what generator, link and server carry together, so larger pools need longer round trips. Where the
 pool holds at least as many connections as there are users it cannot bind: those cells are one
-band, measured through the largest pool.
+band, measured through one large pool.
 """
 
 from __future__ import annotations

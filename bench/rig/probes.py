@@ -158,8 +158,7 @@ class Probes:
                 if self._ended.wait(self._interval_s):
                     return
         except BaseException as trouble:
-            # A thread lets a SystemExit pass in silence, and in a patched process a signal's lands
-            # in whichever greenlet runs.
+            # Whatever ends the sampling has to reach the run: a thread lets it pass in silence.
             self._trouble = trouble
 
     def _sample(self) -> dict[str, Any]:
