@@ -253,6 +253,14 @@ def test_each_invalid_cell_is_crossed_out_where_it_is(cells: pd.DataFrame) -> No
     assert {tuple(p) for line in crosses for p in line.get_xydata()} == {(500, 1234.0)}
 
 
+def test_a_new_connection_is_called_dearer_only_where_it_is(cells: pd.DataFrame) -> None:
+    assert "looks dearer than it stays" in pool_sweep.prose(cells)["cost_pool_size"]
+    same = cells.assign(idle_connection_memory_bytes=2_000.0)
+    said = pool_sweep.prose(same)["cost_pool_size"]
+    assert "holds 2 kB in the server" in said
+    assert "dearer" not in said
+
+
 def test_prose_has_no_gaps(cells: pd.DataFrame, smoke: pd.DataFrame) -> None:
     for data in (cells, smoke, all_invalid(cells), all_bound(cells)):
         for text in pool_sweep.prose(data).values():

@@ -749,7 +749,7 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
     )
 
 
-YOUNG_S, SETTLED_S = 1.0, 15.0  # rule 8: the server takes back a new connection's buffers by then
+YOUNG_S, SETTLED_S = 2.0, 15.0  # rule 8: the server takes back a new connection's buffers by then
 
 
 def _draw_idle_memory(axes: Axes, cells: pd.DataFrame) -> None:
@@ -946,13 +946,12 @@ def _idle_said(cells: pd.DataFrame) -> str:
     settled = known[known["idle_connection_age_s"] >= SETTLED_S]
     if young.empty or settled.empty:
         return ""
-    first, last = (
-        si(_median(ages, "idle_connection_memory_bytes"), "bytes") for ages in (young, settled)
-    )
+    first, last = (_median(ages, "idle_connection_memory_bytes") for ages in (young, settled))
+    so = ": a pool measured right after it was filled looks dearer than it stays"
     return (
-        f" A connection that has just been opened holds {first} in the server, one that has been "
-        f"idle for {SETTLED_S:g} s or more {last}: a pool measured right after it was filled "
-        "looks dearer than it stays."
+        f" A connection that has just been opened holds {si(first, 'bytes')} in the server, one "
+        f"that has been idle for {SETTLED_S:g} s or more {si(last, 'bytes')}"
+        f"{so if first > SAME * last else ''}."
     )
 
 
