@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ Order = Literal["lifo", "fifo"]
 TestOnBorrow = Literal["none", "passive", "ping"]
 Profile = Literal["smoke", "standard", "full"]
 BoundBy = Literal["users", "pool", "generator", "link", "server", "machine"]
-
+Process = Literal["constant", "poisson", "bursty", "spike", "trace"]
+Outcome = Literal["supported", "refuted", "undecided"]
 
 MOST_WORKERS = 64  # a run may ask for
 
@@ -49,10 +51,53 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrivals:
+    """How the requests of an open loop arrive. Times are seconds after the load began.
+
+    - constant: evenly spaced; poisson: independent of each other.
+    - bursty: poisson, but only in the first 1/`peak_to_mean` of each `period_s`, at `peak_to_mean`
+      times the offered rate, which so remains the mean.
+    - spike: poisson at the offered rate, and `spike_factor` times that from `spike_at_s` on for
+      `spike_s`, as callers do when a deploy empties their caches.
+    - trace: at the times listed in the file `trace`; the offered rate is the file's own.
+
+    `backlog`: how many requests may wait for a carrier; those that find it full are dropped and
+    counted. Raises PreflightError for a value out of range.
+    """
+
+    process: Process = "poisson"
+    peak_to_mean: float = 1.0
+    period_s: float = 0.1
+    spike_factor: float = 1.0
+    spike_at_s: float = 0.0
+    spike_s: float = 0.0
+    trace: str = ""
+    backlog: int = 20_000
+
+    def __post_init__(self) -> None:
+        _within("peak_to_mean", self.peak_to_mean, 1, 1_000)
+        _within("period_s", self.period_s, 0.001, 3_600)
+        _within("spike_factor", self.spike_factor, 0, 1_000)
+        _within("spike_at_s", self.spike_at_s, 0, 86_400)
+        _within("spike_s", self.spike_s, 0, 86_400)
+        _within("backlog", self.backlog, 0, 10_000_000)
+        if (self.process == "trace") != bool(self.trace):
+            raise PreflightError("a trace file goes with the process “trace”, and with no other")
+
+
+MOST_QPS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One combination of settings, measured once per replicate. Its identity is every field.
 
-    `concurrency` counts users over all workers; `pool_size` is per worker.
+    `concurrency` counts users over all workers; in an open loop, where they carry the requests
+    that arrive, it is how many can be out at once. `pool_size` is per worker.
+
+    `arm` tells cells of equal settings apart (A/A). `stop_s`: how long the owned server is stopped
+    (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
+    are stored. Raises PreflightError for a value out of range.
     """
 
     experiment: str
@@ -68,9 +113,22 @@ class Cell:
     test_on_borrow: TestOnBorrow = "none"
     acquire_timeout_s: float = 20.0
     offered_qps: float | None = None
+    arrivals: Arrivals | None = None
     workload: Workload = Workload()
     warmup_s: float = 0.2
     measure_s: float = 0.6
+    stop_s: float = 0.0
+    keep_requests: bool = False
+    arm: str = ""
+
+    def __post_init__(self) -> None:
+        _within("measure_s", self.measure_s, 0.01, 86_400)
+        _within("warmup_s", self.warmup_s, 0, 86_400)
+        _within("stop_s", self.stop_s, 0, self.measure_s / 2)
+        if (self.loop == "open") != (self.arrivals is not None and self.offered_qps is not None):
+            raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
+        if self.offered_qps is not None:
+            _within("offered_qps", self.offered_qps, 0.001, MOST_QPS)
 
     @property
     def id(self) -> str:
@@ -81,16 +139,25 @@ class Cell:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Cell:
         """The cell that `dataclasses.asdict` took apart."""
-        return cls(**{**fields, "workload": Workload(**fields["workload"])})
+        arrivals = fields["arrivals"] and Arrivals(**fields["arrivals"])
+        workload = Workload(**fields["workload"])
+        return cls(**{**fields, "workload": workload, "arrivals": arrivals})
 
     @property
     def label(self) -> str:
         """A short line for people; never an identity."""
-        rtt = f"{self.rtt_s * 1e3:g} ms"
+        load = f"{self.concurrency} users"
+        if self.arrivals is not None:
+            load = f"{self.offered_qps:,.0f}/s {self.arrivals.process}"
         return (
-            f"pool {self.pool_size} × {self.concurrency} users, RTT {rtt}, "
+            f"pool {self.pool_size} × {load}, RTT {self.rtt_s * 1e3:g} ms, "
             f"{self.opening}, {self.order}, {self.client}"
         )
+
+
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        raise PreflightError(f"{name} is {value:g}: it must lie between {least:,g} and {most:,g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +181,19 @@ class Estimate:
     unit: str
     n: int
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A claim's outcome by the rule written before the data; `cells` are the ids it rests on."""
+
+    claim: str
+    statement: str
+    rule: str
+    outcome: Outcome
+    reason: str
+    estimates: dict[str, Estimate]
+    cells: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +275,16 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an experiment wants measured: its cells, each once in each of `replicates` blocks."""
+    """What an experiment wants measured: `cells` once in each of `replicates` blocks, and those of
+    `once` in the first alone."""
 
     cells: tuple[Cell, ...]
     replicates: int
+    once: tuple[Cell, ...] = ()
+
+    @property
+    def measurements(self) -> int:
+        return len(self.cells) * self.replicates + len(self.once)
 
 
 @dataclass(frozen=True, slots=True)
