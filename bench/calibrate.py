@@ -263,7 +263,7 @@ def recording_rows() -> list[Row]:
             sent = clock()
             acquired = clock()
             done = clock()
-            record((sent, acquired, done))
+            record((sent, sent, acquired, done))
 
     recorder = Recorder(("GET",))
     began = clock()
@@ -271,7 +271,7 @@ def recording_rows() -> list[Row]:
         clocks_and_record(recorder)
     written = clock() - began
     digesting = clock()
-    recorder.window(began, digesting)
+    recorder.window(began, digesting, "closed")
     digested = clock() - digesting
     cost_us = (written + digested) / MICRO_LOOPS * 1e6
     return [at_most("recording a request, all clocks and histograms", cost_us, "µs", 2)]

@@ -144,6 +144,12 @@ class Cell:
         return cls(**{**fields, "workload": workload, "arrivals": arrivals})
 
     @property
+    def steady(self) -> bool:
+        """Whether load and server are meant to stay as they are throughout the window."""
+        changing = self.arrivals is not None and self.arrivals.process in ("spike", "trace")
+        return not (self.stop_s or changing)
+
+    @property
     def label(self) -> str:
         """A short line for people; never an identity."""
         load = f"{self.concurrency} users"
@@ -208,7 +214,11 @@ class Percentiles:
 
 @dataclass(slots=True)
 class Observation:
-    """What one cell's measurement recorded. Units are in the names; written once, never edited."""
+    """What one cell's measurement recorded. Units are in the names; written once, never edited.
+
+    `requests`: of each worker, rows (intended, sent, acquired, done) of float64 seconds after the
+    window's begin, where the cell keeps them.
+    """
 
     cell: Cell
     block: int
@@ -219,13 +229,23 @@ class Observation:
     in_flight_mean: float
     in_flight_peak: int
     latency: Percentiles
+    latency_p99_low_s: float | None
+    latency_p99_high_s: float | None
     acquire: Percentiles
+    acquire_p99_low_s: float | None
+    acquire_p99_high_s: float | None
+    acquire_calm: Percentiles
+    calm_share: float
     command: Percentiles
+    send_lag: Percentiles
     latency_mean_s: float
     acquire_mean_s: float
     command_mean_s: float
     unloaded_s: float
-    send_lag_p99_s: float | None
+    quickest_s: float | None
+    scheduled: int | None
+    dropped: int | None
+    served_share: float | None
     pool_empty_share: float
     hiccup_max_s: float
     operations: int
@@ -254,6 +274,8 @@ class Observation:
     link_cpu_us_per_op: float | None
     server_client_memory_bytes: int | None
     server_rss_bytes: int | None
+    clock_step_s: float
+    workers_lost: int
     idle_connection_age_s: float
     idle_connection_memory_bytes: float | None
     client_rss_bytes: int
@@ -271,6 +293,7 @@ class Observation:
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)
+    requests: list[bytes] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,21 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hdrh.histogram import HdrHistogram
 
-from bench.model import Cell, Observation, Percentiles, PreflightError, Settings, Workload
+from bench.model import (
+    Arrivals,
+    Cell,
+    Observation,
+    Percentiles,
+    PreflightError,
+    Settings,
+    Verdict,
+    Workload,
+)
 from bench.rig import host
 
 if TYPE_CHECKING:
@@ -37,10 +47,13 @@ TICKS_PER_S = 1e6  # histograms count whole microseconds
 _COLUMN_TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
 _SHAPES = {"settings": dict, "servers": list, "resumed": list, "packages": dict}  # in run.json
 _WRITTEN = (  # by a run, as patterns
-    "run.json", "cells.parquet", "series.parquet", "workers.log", "latency/*.hlog",
-    ".*.partial", "latency/.*.partial",
+    "run.json", "cells.parquet", "series.parquet", "verdicts.json", "workers.log",
+    "latency/*.hlog", "requests/*.parquet", ".*.partial", "*/.*.partial",
 )  # fmt: skip
-_APART = {"cell", "gates", "series", "histograms"}  # fields of Observation that are no plain column
+# Fields of Observation that are no plain column.
+_APART = {"cell", "gates", "series", "histograms", "requests"}
+_NESTED = {Workload, Arrivals | None}  # types of a cell's fields whose own fields are the columns
+_TIMES = ("intended_s", "sent_s", "acquired_s", "done_s")
 _Noun = TypeVar("_Noun", Settings, Workload)
 
 
@@ -134,7 +147,10 @@ class Store:
             raise ValueError(f"{self.folder} already holds {observation.cell.label}")
         cells = _joined(self._cells, pa.Table.from_pylist([row], _schema(_gate_names(observation))))
         series = _joined(self._series, _series_table(observation))
-        _write(self._log(*(row[name] for name in KEY)), _histogram_log(observation))
+        key = tuple(row[name] for name in KEY)
+        if observation.requests:
+            _write(self._requests(*key), _parquet(_request_table(observation)))
+        _write(self._log(*key), _histogram_log(observation))
         _write(self.folder / "series.parquet", _parquet(series))
         _write(self.folder / "cells.parquet", _parquet(cells))
         self._cells, self._series = cells, series
@@ -168,6 +184,29 @@ class Store:
             raise KeyError(f"no cell {cell_id} in block {block}, attempt {attempt}")
         return _read_histogram(self._log(cell_id, block, attempt), tag)
 
+    def requests(self, cell_id: str, block: int, attempt: int) -> pd.DataFrame:
+        """Every request of a cell that keeps them, in the order in which they were intended:
+        worker, and intended_s, sent_s, acquired_s, done_s, in seconds after the window's begin.
+
+        Raises PreflightError where the file is damaged, KeyError where none was kept.
+        """
+        path = self._requests(cell_id, block, attempt)
+        if not path.exists():
+            raise KeyError(f"no requests of cell {cell_id} in block {block}, attempt {attempt}")
+        table = _read_table(path, pa.schema([]))
+        return table.drop_columns(list(KEY)).to_pandas()
+
+    def note_verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """Write verdicts.json anew: a record for each claim that was judged."""
+        told = [dataclasses.asdict(verdict) for verdict in verdicts]
+        text = json.dumps(_without_nan(told), indent=2, ensure_ascii=False)
+        _write(self.folder / "verdicts.json", text.encode() + b"\n")
+
+    def note_certificate(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Record what was measured of the instrument itself beside this run's cells."""
+        self.manifest["certificate"] = list(rows)
+        self._write_manifest()
+
     def note_server(self, flavour: str, version: str) -> None:
         """Record which server was measured; a run may meet several, block by block."""
         server = {"flavour": flavour, "version": version}
@@ -195,6 +234,7 @@ class Store:
             for path in itertools.chain.from_iterable(map(self.folder.glob, _WRITTEN)):
                 path.unlink(missing_ok=True)
             (self.folder / "latency").rmdir()
+            (self.folder / "requests").rmdir()
             self.folder.rmdir()
 
     def close(self) -> None:
@@ -206,13 +246,19 @@ class Store:
     def _log(self, cell: str, block: int, attempt: int) -> Path:
         return self.folder / "latency" / f"{cell}-{block}-{attempt}.hlog"
 
+    def _requests(self, cell: str, block: int, attempt: int) -> Path:
+        return self.folder / "requests" / f"{cell}-{block}-{attempt}.parquet"
+
     def _sweep(self) -> None:
-        kept = {self._log(*key) for key in _keys(self._cells)}
-        logs = set((self.folder / "latency").glob("*.hlog")) - kept
+        finished = _keys(self._cells)
+        logs = set((self.folder / "latency").glob("*.hlog")) - {self._log(*k) for k in finished}
+        requests = set((self.folder / "requests").glob("*.parquet"))
+        requests -= {self._requests(*key) for key in finished}
         self._refuse_lost_cells(len(logs))
         with _explained(self.folder):
             (self.folder / "latency").mkdir(exist_ok=True)
-            for orphan in (*logs, *self.folder.glob("**/.*.partial")):
+            (self.folder / "requests").mkdir(exist_ok=True)
+            for orphan in (*logs, *requests, *self.folder.glob("**/.*.partial")):
                 orphan.unlink(missing_ok=True)
 
     def _refuse_lost_cells(self, orphans: int) -> None:
@@ -282,7 +328,7 @@ def load_cells(folder: Path | str) -> pd.DataFrame:
 
 def _columns() -> dict[str, pa.DataType]:
     head = {"experiment": str, "cell": str, "block": int, "replicate": int, "attempt": int}
-    varied = _plain_types(Cell) | _plain_types(Workload)
+    varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Workload)
     measured = _plain_types(Observation, _APART)
     return {name: _column_type(kind) for name, kind in (head | varied | measured).items()}
 
@@ -293,9 +339,18 @@ def _plain_types(noun: type, apart: Iterable[str] = ()) -> dict[str, Any]:
     for name, kind in typing.get_type_hints(noun).items():
         if kind is Percentiles:
             found |= {f"{name}_{field.name}_s": float for field in dataclasses.fields(Percentiles)}
-        elif kind is not Workload and name not in apart:
+        elif kind not in _NESTED and name not in apart:
             found[name] = kind
     return found
+
+
+def _arrivals_types() -> dict[str, Any]:
+    """The process of the arrivals is the column `arrivals`; all are blank in a closed loop."""
+    return {_arrivals_column(name): kind for name, kind in typing.get_type_hints(Arrivals).items()}
+
+
+def _arrivals_column(field: str) -> str:
+    return "arrivals" if field == "process" else field
 
 
 def _column_type(kind: Any) -> pa.DataType:
@@ -316,7 +371,10 @@ def _gate_names(observation: Observation) -> list[str]:
 
 
 def _row(observation: Observation) -> dict[str, Any]:
-    row: dict[str, Any] = {**_flat(observation.cell.workload), **_flat(observation.cell)}
+    cell = observation.cell
+    row: dict[str, Any] = {**_flat(cell.workload), **_flat(cell)}
+    if cell.arrivals is not None:
+        row |= {_arrivals_column(name): value for name, value in _flat(cell.arrivals).items()}
     row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
     row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}
     row["cell"] = observation.cell.id
@@ -352,6 +410,27 @@ def _series_table(observation: Observation) -> pa.Table:
     key = {"cell": observation.cell.id, "block": observation.block, "attempt": observation.attempt}
     rows = [{name: _known(value) for name, value in row.items()} for row in observation.series]
     return pa.Table.from_pylist([row | key for row in rows], _series_schema(rows))
+
+
+def _request_table(observation: Observation) -> pa.Table:
+    """Times to the microsecond: the clock's finer digits would be most of the file."""
+    parts = [np.frombuffer(rows).reshape(-1, len(_TIMES)) for rows in observation.requests]
+    times = np.concatenate(parts).round(6)
+    worker = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    order = np.argsort(times[:, 0], kind="stable")
+    columns = {name: times[order, i] for i, name in enumerate(_TIMES)}
+    key = {"cell": observation.cell.id, "block": observation.block, "attempt": observation.attempt}
+    repeated = {name: [value] * len(times) for name, value in key.items()}
+    return pa.table({**repeated, "worker": worker[order], **columns})
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: not known is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _keys(table: pa.Table) -> set[tuple[str, int, int]]:

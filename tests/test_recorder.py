@@ -9,25 +9,70 @@ from hdrh.histogram import HdrHistogram
 from bench.load.recorder import Recorder, add_seconds, merge, new_histogram
 
 
-def recorded(rows: list[tuple[float, float, float]], command: str = "GET") -> Recorder:
+def recorded(rows: list[tuple[float, float, float]]) -> Recorder:
+    """Requests by (sent, acquired, done), each intended when it was sent."""
+    return open_recorded([(row[0], *row) for row in rows])
+
+
+def open_recorded(rows: list[tuple[float, float, float, float]]) -> Recorder:
     recorder = Recorder(("GET", "SET"))
     for row in rows:
-        recorder.sink(command)(row)
+        recorder.sink("GET")(row)
     return recorder
 
 
 def test_a_window_takes_the_requests_that_end_in_it() -> None:
     rows = [(0.0, 0.1, 0.9), (0.5, 0.6, 1.0), (1.2, 1.3, 1.999), (1.5, 1.6, 2.0)]
-    window = recorded(rows).window(1.0, 2.0)
+    window = recorded(rows).window(1.0, 2.0, "closed")
     assert window["requests"] == 2
     assert window["sums_s"]["latency"] == pytest.approx(0.5 + 0.799)
     assert window["sums_s"]["acquire"] == pytest.approx(0.2)
     assert window["sums_s"]["command"] == pytest.approx(0.4 + 0.699)
 
 
+def test_an_open_window_takes_the_requests_that_were_due_in_it_whenever_they_end() -> None:
+    rows = [
+        (0.9, 1.1, 1.1, 1.2),  # due before, done within
+        (1.0, 1.1, 1.3, 1.6),
+        (1.9, 1.9, 2.5, 9.0),  # due within, done long after: what is slow must not fall out of it
+        (2.0, 2.0, 2.0, 2.1),
+    ]
+    window = open_recorded(rows).window(1.0, 2.0, "open")
+    assert (window["requests"], window["done"]) == (2, 2)
+    assert window["sums_s"]["latency"] == pytest.approx(0.6 + 7.1)
+    assert window["sums_s"]["send_lag"] == pytest.approx(0.1)
+    assert window["sums_s"]["acquire"] == pytest.approx(0.2 + 0.6)
+    assert window["quickest_s"] == pytest.approx(0.3)
+    assert sum(row["samples"] for row in window["series"]) == 2
+    assert [row["requests"] for row in window["series"]].count(1) == 2
+
+
+def test_times_that_run_backwards_are_counted() -> None:
+    rows = [(1.0, 1.1, 1.2, 1.3), (1.0, 0.9, 1.2, 1.3), (1.0, 1.1, 1.2, 1.1)]
+    window = open_recorded(rows).window(1.0, 2.0, "open")
+    assert window["backwards"] == 2
+    assert window["out_of_range"]["send_lag"] == window["out_of_range"]["command"] == 1
+
+
+def test_intervals_histograms_add_up_to_the_windows() -> None:
+    rng = np.random.default_rng(3)
+    due = np.sort(rng.uniform(0, 1, 2_000))
+    took = rng.exponential(1e-3, 2_000)
+    rows = [(t, t + 1e-5, t + 2e-5, t + 2e-5 + x) for t, x in zip(due, took, strict=True)]
+    window = open_recorded(rows).window(0.0, 1.0, "open")
+    for kind in ("latency", "acquire"):
+        parts = merge(row["histograms"][kind] for row in window["series"])
+        assert parts.encode() == window["histograms"][kind]
+
+
+def test_raw_rows_come_in_the_order_in_which_they_were_due() -> None:
+    rows = open_recorded([(3.0, 3.0, 3.1, 3.2), (2.0, 2.5, 2.6, 3.9)]).rows(since=2.0)
+    assert rows.tolist() == pytest.approx(np.array([[0, 0.5, 0.6, 1.9], [1, 1, 1.1, 1.2]]))
+
+
 def test_areas_cut_requests_off_at_the_edges_of_the_window() -> None:
     rows = [(0.0, 0.5, 3.0), (1.5, 1.75, 2.5), (0.0, 0.1, 0.9)]
-    window = recorded(rows).window(1.0, 2.0)
+    window = recorded(rows).window(1.0, 2.0, "closed")
     assert window["out_s"] == pytest.approx(1.0 + 0.5)
     assert window["held_s"] == pytest.approx(1.0 + 0.25)
 
@@ -67,19 +112,19 @@ def test_merging_workers_equals_one_histogram_of_all_values() -> None:
 
 def test_operations_are_counted_per_command_wherever_they_fell() -> None:
     recorder = recorded([(0.0, 0.0, 0.1)] * 3)
-    recorder.sink("SET")((5.0, 5.0, 5.1))
+    recorder.sink("SET")((5.0, 5.0, 5.0, 5.1))
     assert recorder.operations() == {"GET": 3, "SET": 1}
 
 
 def test_intervals_share_out_the_window() -> None:
     rows = [(t - 0.01, t - 0.01, t) for t in np.arange(10.0, 11.0, 0.01)]
-    series = recorded(rows).window(10.0, 11.0)["series"]
+    series = recorded(rows).window(10.0, 11.0, "closed")["series"]
     assert sum(row["requests"] for row in series) == 100
     assert sum(row["length_s"] for row in series) == pytest.approx(1.0)
 
 
 def test_an_empty_window_says_nothing_and_does_not_fail() -> None:
-    window = recorded([]).window(0.0, 1.0)
+    window = recorded([]).window(0.0, 1.0, "closed")
     assert window["requests"] == 0
     assert HdrHistogram.decode(window["histograms"]["latency"]).get_total_count() == 0
     assert {row["latency_mean_s"] for row in window["series"]} == {None}
@@ -87,8 +132,8 @@ def test_an_empty_window_says_nothing_and_does_not_fail() -> None:
 
 def test_draining_takes_out_what_was_recorded() -> None:
     recorder = recorded([(0.0, 0.1, 0.2)] * 2)
-    assert recorder.drain().shape == (2, 3)
-    assert recorder.drain().shape == (0, 3)
+    assert recorder.drain().shape == (2, 4)
+    assert recorder.drain().shape == (0, 4)
 
 
 def test_failures_are_told_apart_by_kind() -> None:

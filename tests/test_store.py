@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -26,7 +26,17 @@ from hdrh.log import HistogramLogReader
 
 import bench.store as stores
 from bench.analysis.gates import little_pool, steal
-from bench.model import Cell, Observation, Percentiles, PreflightError, Settings, Workload
+from bench.model import (
+    Arrivals,
+    Cell,
+    Estimate,
+    Observation,
+    Percentiles,
+    PreflightError,
+    Settings,
+    Verdict,
+    Workload,
+)
 from bench.store import Store, load_cells, stored_settings
 
 DESIGN_COLUMNS = set(
@@ -118,11 +128,48 @@ def test_a_stored_cell_reads_back_with_every_column_of_the_design(store: Store) 
 def test_every_plain_field_of_the_nouns_is_a_column(store: Store) -> None:
     store.add(observation())
     columns = set(store.cells().columns)
-    apart = {"cell", "gates", "series", "histograms", "latency", "acquire", "command"}
-    fields = {
-        field.name for noun in (Cell, Workload, Observation) for field in dataclasses.fields(noun)
-    }
-    assert fields - apart - {"workload"} <= columns
+    apart = {"cell", "gates", "series", "histograms", "requests", "workload", "process"}
+    kinds = [typing.get_type_hints(noun) for noun in (Cell, Workload, Arrivals, Observation)]
+    fields = {name for each in kinds for name, kind in each.items() if kind is not Percentiles}
+    assert fields - apart <= columns
+
+
+def test_a_closed_loop_has_no_arrivals_and_an_open_one_names_its_process(store: Store) -> None:
+    bursty = Arrivals("bursty", peak_to_mean=4.0)
+    store.add(observation(5))
+    store.add(observation(cell=Cell("t", 5, 9, loop="open", offered_qps=50.0, arrivals=bursty)))
+    rows = Store.open(store.folder).cells()[["loop", "arrivals", "peak_to_mean", "offered_qps"]]
+    closed, opened = rows.astype(object).where(rows.notna(), None).to_numpy().tolist()
+    assert closed == ["closed", None, None, None]
+    assert opened == ["open", "bursty", 4.0, 50.0]
+
+
+def test_requests_are_kept_where_the_cell_asks(store: Store) -> None:
+    rows = np.array([[0.5, 0.5, 0.6, 0.7], [-0.1, 0.0, 0.0, 0.25]])
+    kept, other = observation(5, requests=[rows.tobytes(), rows[:1].tobytes()]), observation(10)
+    store.add(kept)
+    store.add(other)
+    told = Store.open(store.folder).requests(kept.cell.id, 1, 1)
+    assert told["intended_s"].tolist() == [-0.1, 0.5, 0.5]
+    assert told["done_s"].tolist() == [0.25, 0.7, 0.7]
+    assert told["worker"].tolist() == [0, 0, 1]
+    with pytest.raises(KeyError, match="no requests of cell"):
+        store.requests(other.cell.id, 1, 1)
+
+
+def test_verdicts_are_written_without_nan(store: Store) -> None:
+    unknown = Estimate(math.nan, math.nan, math.nan, "s", 0, ("no replicate",))
+    store.note_verdicts([Verdict("I1", "it holds", "≤ 1", "undecided", "", {"a": unknown}, ("c",))])
+    (told,) = json.loads((store.folder / "verdicts.json").read_text())
+    assert (told["claim"], told["outcome"], told["cells"]) == ("I1", "undecided", ["c"])
+    assert told["estimates"]["a"]["value"] is None
+
+
+def test_requests_of_an_unfinished_cell_are_swept_away(store: Store, folder: Path) -> None:
+    store.close()
+    (folder / "requests" / "abc-1-1.parquet").write_bytes(b"half")
+    Store.resume(folder).close()
+    assert not list((folder / "requests").iterdir())
 
 
 def test_the_unknown_is_null_and_keeps_its_columns_type(store: Store) -> None:

@@ -24,6 +24,13 @@ FOREIGN_CPU = 0.03  # rule 7, bound by: share of the machine's time
 CORE_BUSY = 0.85  # rule 7, bound by: share of one core
 RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
 STRETCHED = 1.10  # ours: hold time ÷ unloaded round trip up to which such waits have not shown
+SERVED = 0.999  # rule 7, open loop: of the arrivals due within the window
+SEND_LAG_SHARE, SEND_LAG_S = 0.10, 0.5e-3  # rule 7, open loop: of the unloaded round trip; at least
+NULL_POOL, NULL_EMPTY = 4, 0.001  # rule 7, null control: × the mean in flight; share found empty
+LINK_EARLY = 0.01  # ours: the relay's clock and the worker's are read at different moments
+LINK_RTT, LINK_OWN_S = 0.05, 0.4e-3  # ours: share of the round trip; what relaying adds itself
+CLOCK_STEP_S = 0.05  # ours: slewing moves a clock by 0.5 ms in a second at most
+HICCUP_S = 1e-3  # rule 7, hiccups
 FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars CPU verdicts
 POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
 DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
@@ -117,6 +124,85 @@ def foreign_cpu(share: float | None) -> Gate:
     return _reported("foreign_cpu", share, FOREIGN_CPU, "of the machine went elsewhere")
 
 
+def served(scheduled: int, done: int, bound: BoundBy) -> Gate:
+    """The share of an open loop's arrivals that got their reply, however late.
+
+    `scheduled` counts the arrivals intended within the window, `done` those of them that were
+    served, up to the end of the drain after it.
+    """
+    figure = done / scheduled if scheduled else math.nan
+    if not scheduled:
+        return Gate("served", None, SERVED, None, "no arrival was due within the window")
+    if bound == "pool":
+        reason = "the pool is the limit: reported, not gated"
+        return Gate("served", figure, SERVED, None, reason)
+    passed = figure >= SERVED
+    return Gate("served", figure, SERVED, passed, "" if passed else f"only {figure:.2%} of offered")
+
+
+def send_lag(p99_s: float | None, unloaded_s: float, rtt_s: float) -> Gate:
+    """Whether the generator kept its schedule: p99 of sent − intended, in seconds."""
+    limit = max(SEND_LAG_SHARE * unloaded_s, SEND_LAG_S)
+    if p99_s is None:
+        return Gate("send_lag", None, limit, None, "too few requests for a p99")
+    if not rtt_s:
+        return Gate("send_lag", p99_s, limit, None, "at RTT 0 reported, not gated")
+    passed = p99_s <= limit
+    reason = f"p99 {p99_s * 1e3:.2f} ms behind schedule, {limit * 1e3:.2f} ms allowed"
+    return Gate("send_lag", p99_s, limit, passed, "" if passed else reason)
+
+
+def null_control(
+    pool_empty_share: float, connections: int, in_flight_mean: float, rtt_s: float
+) -> Gate:
+    """A pool of four times what is in flight must not be found empty: where it is, stalls bunch the
+    arrivals, and no wait at a smaller pool is that pool's doing. For prefilled pools."""
+    if not rtt_s:
+        reason = "at RTT 0 reported: a few arrivals at once are more than is in flight"
+        return Gate("null_control", pool_empty_share, NULL_EMPTY, None, reason)
+    if connections < NULL_POOL * in_flight_mean:
+        reason = f"no control: below {NULL_POOL} × the mean in flight"
+        return Gate("null_control", None, NULL_EMPTY, None, reason)
+    passed = pool_empty_share <= NULL_EMPTY
+    reason = f"{pool_empty_share:.2%} of requests found it empty"
+    return Gate("null_control", pool_empty_share, NULL_EMPTY, passed, "" if passed else reason)
+
+
+def link_rtt(quickest_s: float, rtt_s: float) -> Gate:
+    """Whether the link is set as the cell says, by the quickest request it let through: relative,
+    signed. Nothing can be quicker than the round trip, and the quickest is hardly slower."""
+    if not rtt_s:
+        return Gate("link_rtt", None, LINK_RTT, None, "no link on the path")
+    figure = quickest_s / rtt_s - 1
+    passed = -LINK_EARLY <= figure <= LINK_RTT + LINK_OWN_S / rtt_s
+    reason = f"the quickest request took {quickest_s * 1e3:.3g} ms at RTT {rtt_s * 1e3:g} ms"
+    return Gate("link_rtt", figure, LINK_RTT, passed, "" if passed else reason)
+
+
+def workers(lost: int, asked: int) -> Gate:
+    """None of the cell's workers may be lost: its share of the requests is not in the figures."""
+    reason = f"{lost} of {asked} lost" if lost else ""
+    return Gate("workers", float(lost), 0.0, not lost, reason)
+
+
+def clock(step_s: float, backwards: int) -> Gate:
+    """Whether time ran evenly: the wall clock's advance over the window less the monotonic one's,
+    and how many requests have times that run backwards."""
+    if backwards:
+        return Gate("clock", step_s, CLOCK_STEP_S, False, f"{backwards} requests run backwards")
+    passed = abs(step_s) <= CLOCK_STEP_S
+    reason = "" if passed else f"the wall clock stepped by {step_s:+.3f} s within the window"
+    return Gate("clock", step_s, CLOCK_STEP_S, passed, reason)
+
+
+def hiccups(longest_s: float, calm_share: float) -> Gate:
+    """The machine's longest stall within the window: reported, beside waits without such parts."""
+    reason = ""
+    if longest_s > HICCUP_S:
+        reason = f"a stall of {longest_s * 1e3:.1f} ms; {calm_share:.0%} of the window is calm"
+    return Gate("hiccups", longest_s, HICCUP_S, None, reason)
+
+
 def settled(rates: Sequence[float]) -> Gate:
     """Stationarity over the window's equal intervals: does the second half run at another rate?
 
@@ -148,6 +234,7 @@ def bound_by(
     pool_size: int,
     workers: int,
     concurrency: int,
+    behind: bool = False,
 ) -> BoundBy:
     """The one part that limits the cell.
 
@@ -156,7 +243,8 @@ def bound_by(
     worker's and link's waits for a core. Each waking of an idle core counts as such a wait, so it
     is held against a cell only where its hold time W, `hold_s`, is stretched beyond what one round
     trip takes with nothing else on the rig, `unloaded_s`. An apparatus at its limit comes before
-    pool and users.
+    pool and users. `behind`: an open loop's generator did not keep its schedule, though it may not
+    have been busy. "users" is the load itself: nothing else held it back.
     """
     parts: dict[BoundBy, float] = {
         "generator": max(worker_busy, default=0.0),
@@ -172,7 +260,7 @@ def bound_by(
     connections = pool_size * workers
     if in_use_mean >= POOL_FULL * connections and concurrency > connections:
         return "pool"
-    return "users"
+    return "generator" if behind else "users"
 
 
 def invalid_reasons(gates: Iterable[Gate]) -> str:

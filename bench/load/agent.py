@@ -21,6 +21,8 @@ from locust import User, events, task
 from redis.exceptions import RedisError
 
 from bench.load.clients import open_pool
+from bench.load.closed_loop import ClosedLoop
+from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool, PoolStats
 from bench.load.users import Job
 from bench.load.worker import URL_VARIABLE
@@ -70,6 +72,7 @@ class Agent:
         self._job: Job | None = None
         self._share = 0
         self._seed = 0
+        self._worker = 0
 
     def answer(self, msg: Any, work: Any) -> None:
         """Do `work` on the message's data and send its result, or its failure, back."""
@@ -82,12 +85,13 @@ class Agent:
         self._runner.send_message("bench.answer", {"tag": tag, **result})
 
     def prepare(
-        self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int
+        self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int, worker: int
     ) -> dict[str, Any]:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
-        the users. Blocks until prefilled."""
+        the users, as the `worker`-th from 0. Blocks until prefilled."""
         began = clock()
-        self._cell, self._share, self._seed = Cell.from_dict(cell), share, seed
+        self._cell, self._share = Cell.from_dict(cell), share
+        self._seed, self._worker = seed, worker
         if len(self.users) < share:
             raise BenchError(f"{len(self.users)} users were spawned, the cell needs {share}")
         raise_fd_limit(self._cell.pool_size + OWN_FDS)
@@ -118,13 +122,19 @@ class Agent:
     def enter(self) -> dict[str, Any]:
         """Let the users in and warm up; they keep going. Blocks until the warm-up is over."""
         cell, pool = self._prepared()
-        self._job = job = Job(cell, pool, self._share, self._seed)
+        self._job = job = self._new_job(cell, pool)
         gc.disable()  # a collection over 5,000 connections stops the worker for 50 ms
         self._let_in(job, spread_s=max(cell.rtt_s, 0.001))
         if not job.all_in.wait(DRAIN_TIMEOUT_S):
             raise BenchError(f"not all users were going {DRAIN_TIMEOUT_S:g} s after their start")
+        job.begin()
         gevent.sleep(cell.warmup_s)
         return {}
+
+    def _new_job(self, cell: Cell, pool: Pool) -> Job:
+        if cell.loop == "open":
+            return OpenLoop(cell, pool, self._share, self._seed, self._worker)
+        return ClosedLoop(cell, pool, self._share, self._seed, self._worker)
 
     def measure(self) -> dict[str, Any]:
         """Measure the users that are going, and stop them. Blocks for the window and the drain."""
@@ -137,11 +147,11 @@ class Agent:
             gevent.sleep(cell.measure_s)
             closing = _readings(pool)
         finally:
-            job.stopping = True
+            job.stop(clock())
             gc.enable()
         if not job.drained.wait(DRAIN_TIMEOUT_S):
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
-        return _share_of(job, opening, closing)
+        return _share_of(cell, job, opening, closing)
 
     def _prepared(self) -> tuple[Cell, Pool]:
         assert self._cell is not None, "`prepare` comes first"
@@ -149,7 +159,8 @@ class Agent:
         return self._cell, self._pool
 
     def _let_in(self, job: Job, spread_s: float) -> None:
-        """Let users in evenly over one round trip, or they would march in step for good."""
+        """Let users in evenly over one round trip, or they would march in step for good (carriers
+        wait for what arrives)."""
         began = clock()
         for number, user in enumerate(self.users[: self._share]):
             early = began + spread_s * number / self._share - clock()
@@ -183,12 +194,17 @@ def _readings(pool: Pool) -> dict[str, Any]:
     }
 
 
-def _share_of(job: Job, opening: dict[str, Any], closing: dict[str, Any]) -> dict[str, Any]:
-    began = clock()
-    figures = job.recorder.window(opening["at"], closing["at"])
+def _share_of(
+    cell: Cell, job: Job, opening: dict[str, Any], closing: dict[str, Any]
+) -> dict[str, Any]:
+    began, start, end = clock(), opening["at"], closing["at"]
+    figures = job.recorder.window(start, end, cell.loop)
     delta = {name: closing[name] - opening[name] for name in closing if name != "peak_used"}
     return {
         **figures,
+        **job.offered(start, end),
+        "rows": job.recorder.rows(since=start).tobytes() if cell.keep_requests else b"",
+        "start": start,
         "window_s": delta["at"],
         "user_s": delta["user_s"],
         "system_s": delta["system_s"],

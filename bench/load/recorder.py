@@ -1,6 +1,6 @@
 """Clock readings in, histograms and a window's figures out. One recorder per worker and cell.
 
-The hot path is one `array.extend` of three floats; all arithmetic waits until the cell is over.
+The hot path is one `array.extend` of four floats; all arithmetic waits until the cell is over.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from bench.model import Loop
+
 LOWEST_US, HIGHEST_US, DIGITS = 1, 60_000_000, 3
 INTERVAL_S = 0.2
 FEWEST_INTERVALS = 8  # fewer cannot tell drift from noise (rule 6)
-KINDS = ("latency", "acquire", "command")
+KINDS = ("latency", "acquire", "command", "send_lag")
+BY_INTERVAL = ("latency", "acquire")  # so that intervals can be left out, or be batches (rule 4)
+INTENDED, SENT, ACQUIRED, DONE = range(4)  # the columns of a row
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +36,7 @@ def add_seconds(histogram: HdrHistogram, seconds: Floats) -> int:
     `record_value` costs 1.3 µs and drops what is out of range without a word, so values are
     grouped first and the strays counted here. Below 1 µs counts as 0.
     """
-    micros = (seconds * 1e6).astype(np.int64)
+    micros = np.floor(seconds * 1e6).astype(np.int64)  # a negative time must not become 0
     fits = (micros >= 0) & (micros <= HIGHEST_US)
     values, counts = np.unique(micros[fits], return_counts=True)
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -40,18 +44,26 @@ def add_seconds(histogram: HdrHistogram, seconds: Floats) -> int:
     return int(micros.size - np.count_nonzero(fits))
 
 
-def merge(encoded: Iterable[bytes]) -> HdrHistogram:
-    """The exact sum of several workers' encoded histograms: counts of equal buckets add up."""
+def encoded(seconds: Floats) -> bytes:
+    """These values as a histogram, without those out of its range."""
+    histogram = new_histogram()
+    add_seconds(histogram, seconds)
+    return bytes(histogram.encode())
+
+
+def merge(payloads: Iterable[bytes]) -> HdrHistogram:
+    """The exact sum of several encoded histograms: counts of equal buckets add up."""
     total = new_histogram()
-    for payload in encoded:
+    for payload in payloads:
         total.decode_and_add(payload)
     return total
 
 
 class Recorder:
-    """Keeps (sent, acquired, done) of every finished request, apart per command, and the failures.
+    """Keeps (intended, sent, acquired, done) of every finished request, apart per command, and the
+    failures.
 
-    `sink(command)` gives the function to call with the three clock readings of one request.
+    `sink(command)` gives the function to call with the four clock readings of one request.
     """
 
     def __init__(self, commands: Iterable[str]) -> None:
@@ -74,33 +86,50 @@ class Recorder:
 
     def operations(self) -> dict[str, int]:
         """Requests with a reply per command, warm-up and drain included."""
-        return {name: len(times) // 3 for name, times in self._times.items()}
+        return {name: len(times) // 4 for name, times in self._times.items()}
 
-    def window(self, start: float, end: float) -> dict[str, Any]:
-        """What happened to the requests done in [start, end): counts, sums, encoded histograms,
-        and a row per interval. `out_s` and `held_s` are the seconds for which requests were out,
-        and held a connection, within the window: cut off at its edges. Times are this process's
-        perf_counter."""
+    def window(self, start: float, end: float, loop: Loop) -> dict[str, Any]:
+        """What happened to the requests of [start, end): counts, sums, encoded histograms, and a
+        row per interval. Times are this process's perf_counter.
+
+        A closed loop's requests belong to the window in which they are done. An open loop's belong
+        to that in which they were intended, whenever they are done: what is slow must not fall out
+        of it. `done` counts those done in it either way. `out_s` and `held_s` are the seconds for
+        which requests were out, and held a connection, within the window: cut off at its edges.
+        """
         rows = self._rows()
-        sent, acquired, done = rows[(rows[:, 2] >= start) & (rows[:, 2] < end)].T
-        spans = {"latency": done - sent, "acquire": acquired - sent, "command": done - acquired}
-        encoded, strays = {}, {}
+        done_within = rows[_within(rows[:, DONE], start, end)]
+        ours = done_within
+        if loop == "open":
+            ours = rows[_within(rows[:, INTENDED], start, end)]
+        spans = _spans(ours)
+        histograms, strays = {}, {}
         for kind, values in spans.items():
             histogram = new_histogram()
             strays[kind] = add_seconds(histogram, values)
-            encoded[kind] = histogram.encode()
+            histograms[kind] = histogram.encode()
+        placed = ours[:, INTENDED if loop == "open" else DONE]
         return {
-            "requests": int(done.size),
+            "requests": len(ours),
+            "done": len(done_within),
             "sums_s": {kind: float(values.sum()) for kind, values in spans.items()},
-            "out_s": _inside(rows[:, 0], rows[:, 2], start, end),
-            "held_s": _inside(rows[:, 1], rows[:, 2], start, end),
-            "histograms": encoded,
+            "out_s": _inside(rows[:, SENT], rows[:, DONE], start, end),
+            "held_s": _inside(rows[:, ACQUIRED], rows[:, DONE], start, end),
+            "histograms": histograms,
+            "quickest_s": float(spans["command"].min()) if len(ours) else None,
             "out_of_range": strays,
-            "series": _series(start, end, done, spans),
+            "backwards": int(np.count_nonzero((np.diff(ours, axis=1) < 0).any(axis=1))),
+            "series": _series(start, end, done_within, placed, spans),
         }
 
+    def rows(self, since: float) -> Floats:
+        """All that was recorded, a row (intended, sent, acquired, done) each, in seconds after
+        `since`, in the order in which they were intended."""
+        rows = self._rows() - since
+        return rows[np.argsort(rows[:, INTENDED], kind="stable")]
+
     def drain(self) -> Floats:
-        """Take out all that was recorded so far, as rows (sent, acquired, done)."""
+        """Take out all that was recorded so far, as rows (intended, sent, acquired, done)."""
         rows = self._rows()
         for times in self._times.values():
             del times[:]
@@ -113,8 +142,22 @@ class Recorder:
 
     def _rows(self) -> Floats:
         return np.concatenate(
-            [np.frombuffer(times).reshape(-1, 3) for times in self._times.values()]
+            [np.frombuffer(times).reshape(-1, 4) for times in self._times.values()]
         )
+
+
+def _within(times: Floats, start: float, end: float) -> NDArray[np.bool_]:
+    return (times >= start) & (times < end)
+
+
+def _spans(rows: Floats) -> dict[str, Floats]:
+    intended, sent, acquired, done = rows.T
+    return {
+        "latency": done - intended,
+        "acquire": acquired - sent,
+        "command": done - acquired,
+        "send_lag": sent - intended,
+    }
 
 
 def _inside(begun: Floats, ended: Floats, start: float, end: float) -> float:
@@ -124,13 +167,15 @@ def _inside(begun: Floats, ended: Floats, start: float, end: float) -> float:
 
 
 def _series(
-    start: float, end: float, done: Floats, spans: dict[str, Floats]
+    start: float, end: float, done_within: Floats, placed: Floats, spans: dict[str, Floats]
 ) -> list[dict[str, Any]]:
+    """A row per interval: `requests` are those done in it; times are of those that belong to it."""
     count = max(FEWEST_INTERVALS, round((end - start) / INTERVAL_S))
     edges = np.linspace(start, end, count + 1)
-    slot = np.searchsorted(edges, done, side="right") - 1
+    done, _ = np.histogram(done_within[:, DONE], edges)
+    slot = np.searchsorted(edges, placed, side="right") - 1
     rows = []
-    for index in range(len(edges) - 1):
+    for index in range(count):
         inside = slot == index
         latency, acquire = spans["latency"][inside], spans["acquire"][inside]
         seen = latency.size > 0
@@ -138,10 +183,12 @@ def _series(
             {
                 "at_s": float(edges[index] - start),
                 "length_s": float(edges[index + 1] - edges[index]),
-                "requests": int(latency.size),
+                "requests": int(done[index]),
+                "samples": int(latency.size),
                 "latency_mean_s": float(latency.mean()) if seen else None,
                 "latency_max_s": float(latency.max()) if seen else None,
                 "acquire_mean_s": float(acquire.mean()) if seen else None,
+                "histograms": {kind: encoded(spans[kind][inside]) for kind in BY_INTERVAL},
             }
         )
     return rows

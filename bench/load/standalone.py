@@ -19,9 +19,9 @@ from locust.stats import RequestStats, StatsEntry
 from redis.exceptions import RedisError
 
 from bench.load.clients import SESSIONS, open_pool
+from bench.load.closed_loop import ClosedLoop
 from bench.load.pool import Pool
-from bench.load.recorder import Floats
-from bench.load.users import Job
+from bench.load.recorder import DONE, INTENDED, Floats
 from bench.model import Cell, PreflightError, Workload
 from bench.rig.server import open_server
 
@@ -49,7 +49,7 @@ class StandaloneTest:
         if options.opening == "prefilled":
             self.pool.prefill()
         seed = options.seed + max(0, runner.worker_index)
-        self.job = Job(_cell(options), self.pool, users=0, seed=seed)
+        self.job = ClosedLoop(_cell(options), self.pool, users=0, seed=seed)
         self._feeder = gevent.spawn(self._feed_for_ever)
 
     def _feed_for_ever(self) -> None:
@@ -67,7 +67,7 @@ class StandaloneTest:
 
     def close(self) -> str:
         """Stop, close the pool; returns one line about it."""
-        self.job.stopping = True
+        self.job.stop(time.perf_counter())
         self._feeder.kill()
         self.feed()
         self.pool.close()
@@ -97,12 +97,12 @@ def _log(stats: RequestStats, rows: Floats, failures: int) -> None:
 def _add_times(entry: Any, rows: Floats) -> None:
     """Keys keep three digits: Locust's own rounding to whole milliseconds would show most of a
     Redis as 0."""
-    milliseconds = (rows[:, 2] - rows[:, 0]) * 1e3
+    milliseconds = (rows[:, DONE] - rows[:, INTENDED]) * 1e3
     entry.total_response_time = float(milliseconds.sum())
     entry.min_response_time = float(milliseconds.min())
     entry.max_response_time = float(milliseconds.max())
     entry.response_times.update(_counts(_three_digits(milliseconds)))
-    seconds = (rows[:, 2] + (time.time() - time.perf_counter())).astype(np.int64)
+    seconds = (rows[:, DONE] + (time.time() - time.perf_counter())).astype(np.int64)
     for second, count in _counts(seconds).items():
         entry.num_reqs_per_sec[second] += count
 

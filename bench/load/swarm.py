@@ -79,15 +79,22 @@ class Swarm:
         return [process.pid for process in self._processes]
 
     def prepare(self, cell: Cell, address: Address | None, seed: int) -> list[dict[str, Any]]:
-        """Have every worker open its pool for `cell`; blocks until all are prefilled."""
+        """Have every worker open its pool for `cell`; blocks until all are prefilled.
+
+        Workers share the seed, so that bursts come to all at once; what else is random in them
+        differs by their number.
+        """
         fields = dataclasses.asdict(cell)
         asked = self._ask(
             "prepare",
             [
-                {"cell": fields, "address": address, "share": share, "seed": seed + index}
+                {
+                    "cell": fields, "address": address, "share": share,
+                    "seed": seed, "worker": index,
+                }
                 for index, share in enumerate(shares(cell.concurrency, self._count))
             ],
-        )
+        )  # fmt: skip
         return self._collect(asked, PREPARE_TIMEOUT_S)
 
     def enter(self, cell: Cell) -> None:
@@ -99,8 +106,20 @@ class Swarm:
         return Running(cell, self._ask("measure", [{}] * self._count))
 
     def collect(self, running: Running) -> list[dict[str, Any]]:
-        """Blocks until the cell is over: each worker's share of the figures."""
-        return self._collect(running.tags, running.cell.measure_s + 2 * DRAIN_TIMEOUT_S)
+        """Blocks until the cell is over: each worker's share of the figures, but for those of
+        workers that were lost meanwhile. Raises ApparatusLost when none is left."""
+        answers = [self._answers[tag] for tag in running.tags]
+        deadline = clock() + running.cell.measure_s + 2 * DRAIN_TIMEOUT_S
+        while sum(answer.ready() for answer in answers) < self._alive() and clock() < deadline:
+            gevent.wait(answers, timeout=0.1, count=self._alive())
+        answered = [tag for tag in running.tags if self._answers[tag].ready()]
+        if not answered:
+            self.check()
+            raise ApparatusLost("no worker answered in time; see the worker log")
+        return [self._answer(tag) for tag in answered]
+
+    def _alive(self) -> int:
+        return sum(process.poll() is None for process in self._processes)
 
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""
@@ -159,13 +178,14 @@ class Swarm:
         return [self._await(tag, deadline) for tag in tags]
 
     def _await(self, tag: str, deadline: float) -> dict[str, Any]:
-        answer = self._answers[tag]
-        while not answer.wait(timeout=0.1):
+        while not self._answers[tag].wait(timeout=0.1):
             self.check()
             if clock() > deadline:
                 raise ApparatusLost(f"a worker did not answer “{tag}” in time; see the worker log")
-        del self._answers[tag]
-        result: dict[str, Any] = answer.get()
+        return self._answer(tag)
+
+    def _answer(self, tag: str) -> dict[str, Any]:
+        result: dict[str, Any] = self._answers.pop(tag).get()
         if "error" in result:
             raise BenchError(f"a worker failed: {result['error']}")
         return result

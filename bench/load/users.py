@@ -1,14 +1,12 @@
-"""The closed loop: a user sends its next request after the last reply, without think time."""
+"""One cell's work on one worker: what its users send, where they record, and when they stop."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from time import perf_counter as clock
 from typing import Any
 
-import gevent
 import hiredis
 from gevent.event import Event
 from redis.exceptions import RedisError
@@ -20,23 +18,23 @@ from bench.model import Cell, Workload
 from bench.rig.server import KEY_PREFIX
 
 COMMANDS_AHEAD = 4096
-PAUSE_AFTER_FAILURE_S = 0.01
 
-Sink = Callable[[tuple[float, float, float]], None]
+Sink = Callable[[tuple[float, float, float, float]], None]
+Commands = Iterator[tuple[Any, Sink]]
 
 
 class Job:
-    """One cell's work on one worker: what its users send, where they record, and when they stop."""
+    """The part that both loops share. `all_in` is set when every user is going, `drained` when the
+    last one has its last reply. `worker` is this one's number from 0."""
 
-    def __init__(self, cell: Cell, pool: Pool, users: int, seed: int) -> None:
+    def __init__(self, cell: Cell, pool: Pool, users: int, seed: int, worker: int = 0) -> None:
         self.recorder = Recorder(("GET", "SET"))
-        self.stopping = False
         self.all_in = Event()
         self.drained = Event()
         self._outside = self._running = users
         self._pool = pool
         self._cell = cell
-        self._commands = cycle(prepare_commands(cell, self.recorder, seed))
+        self._commands: Commands = cycle(prepare_commands(cell, self.recorder, seed + worker))
         if not users:
             self.all_in.set()
             self.drained.set()
@@ -47,12 +45,29 @@ class Job:
         if not self._outside:
             self.all_in.set()
         try:
-            session = SESSIONS[self._cell.client](self._pool)
-            closed_loop(self, session, self._commands)
+            self._serve(SESSIONS[self._cell.client](self._pool), self._commands)
         finally:
             self._running -= 1
             if not self._running:
                 self.drained.set()
+
+    def begin(self) -> None:
+        """All are in: let the load begin. Does not block."""
+
+    def stop(self, at: float) -> None:
+        """Let no request begin that is not due before `at`, a perf_counter second that has just
+        passed. Does not block; `drained` follows."""
+        raise NotImplementedError
+
+    def offered(self, start: float, end: float) -> dict[str, int]:
+        """How many requests were scheduled in [start, end), and how many of these were dropped."""
+        raise NotImplementedError
+
+    def _serve(self, session: Session, commands: Commands) -> None:
+        raise NotImplementedError
+
+    def _fail(self, error: RedisError) -> None:
+        self.recorder.fail(error, timed_out=is_acquire_timeout(error))
 
 
 def prepare_commands(cell: Cell, recorder: Recorder, seed: int) -> list[tuple[Any, Sink]]:
@@ -74,19 +89,3 @@ def _arguments(name: str, key: int, work: Workload) -> tuple[Any, ...]:
     if name == "GET":
         return ("GET", f"{KEY_PREFIX}{key}")
     return ("SET", f"{KEY_PREFIX}{key}", b"x" * work.value_bytes)
-
-
-def closed_loop(job: Job, session: Session, commands: Iterator[tuple[Any, Sink]]) -> None:
-    """Send one command after the other until `job.stopping`; one request at a time."""
-    call = session.call
-    for command, record in commands:
-        if job.stopping:
-            return
-        sent = clock()
-        try:
-            acquired, done = call(command)
-        except RedisError as error:
-            job.recorder.fail(error, timed_out=is_acquire_timeout(error))
-            gevent.sleep(PAUSE_AFTER_FAILURE_S)  # a refused request must not spin
-            continue
-        record((sent, acquired, done))

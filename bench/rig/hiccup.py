@@ -47,13 +47,13 @@ class HiccupMeter:
         self._ticker.ask("mark")
 
     def read(self) -> list[tuple[float, float]]:
-        """Stalls since the mark: (when it woke, in seconds since the mark; how late, in seconds).
+        """Stalls since the mark: from when to when, in this machine's perf_counter seconds.
 
         Leaves the greatest lateness of the interval, stall or not, in `max_s`.
         """
         answer = self._ticker.ask("read")
         self.max_s = float(answer["max_s"])
-        return [(when, late) for when, late in answer["stalls"]]
+        return [(due, woke) for due, woke in answer["stalls"]]
 
     def check(self) -> None:
         self._ticker.check()
@@ -82,7 +82,7 @@ class Ticker:
             late = now - before - TICK_S
             self.max_s = max(self.max_s, late)
             if late > STALL_S:
-                self.stalls.append((now, late))
+                self.stalls.append((now - late, now))
             before = now
 
 
@@ -92,12 +92,10 @@ class Meter:
     def __init__(self) -> None:
         cores: list[int | None] = [*os.sched_getaffinity(0)] if host.LINUX else [None]
         self._tickers = [Ticker() for _ in cores]
-        self._mark = perf_counter()
         for ticker, core in zip(self._tickers, cores, strict=True):
             threading.Thread(target=ticker.watch, args=(core,), daemon=True).start()
 
     def mark(self) -> dict[str, Any]:
-        self._mark = perf_counter()
         for ticker in self._tickers:
             ticker.stalls = []
             ticker.max_s = 0.0
@@ -106,7 +104,7 @@ class Meter:
     def read(self) -> dict[str, Any]:
         stalls = sorted(stall for ticker in self._tickers for stall in ticker.stalls)
         return {
-            "stalls": [(when - self._mark, late) for when, late in stalls],
+            "stalls": stalls,
             "max_s": max(ticker.max_s for ticker in self._tickers),
         }
 

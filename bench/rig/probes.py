@@ -108,7 +108,7 @@ class Probes:
     ) -> None:
         self._server = server
         self._interval_s = interval_s
-        self._workers = [Process(pid, "a worker") for pid in worker_pids]
+        self._workers = [Process(pid, "a worker", may_end=True) for pid in worker_pids]
         self._link = Process(link.pid, "the link") if link else None
         self._owned = Process(server.pid, "the server") if server.pid else None
         self._others = [Process(pid, "a helper") for pid in (os.getpid(), *ours)]
@@ -340,17 +340,24 @@ class Sample:
 
 
 class Process:
-    """A process by its id; every question raises ApparatusLost, naming it, when it has ended."""
+    """A process by its id; every question raises ApparatusLost, naming it, when it has ended.
 
-    def __init__(self, pid: int, name: str) -> None:
+    One that `may_end` in mid-window is as it was last seen: whoever started it tells of its loss.
+    """
+
+    def __init__(self, pid: int, name: str, *, may_end: bool = False) -> None:
         self._pid = pid
         self._name = f"{name} (pid {pid})"
+        self._may_end = may_end
+        self._seen: Sample | None = None
 
     def sample(self) -> Sample:
         try:
             sample = self._sample_proc() if host.LINUX else self._sample_psutil()
         except OSError:  # no such file, no such process, no such clock
             sample = None
+        if self._may_end:
+            sample = self._seen = sample or self._seen
         if sample is None:
             raise ApparatusLost(f"{self._name} has ended")
         return sample

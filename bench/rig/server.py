@@ -9,6 +9,7 @@ import importlib.util
 import random
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -221,6 +222,20 @@ class Server:
             return None
         known = [int(client["tot-mem"]) for client in told if "tot-mem" in client]
         return known if len(known) == len(ids) else None
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The server answers nobody meanwhile: an owned one, halted by the kernel (SIGSTOP).
+
+        Raises PreflightError for a server that is not ours.
+        """
+        if self._process is None:
+            raise PreflightError(f"server {self.shown_url} is not ours to stop")
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def check(self) -> None:
         """Raises ApparatusLost, with what it last said, when the server has ended."""

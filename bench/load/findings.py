@@ -1,0 +1,318 @@
+"""The workers' shares of a cell and the rig's readings, put together: figures, limit, gates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from bench.analysis import gates
+from bench.analysis.statistics import summarise
+from bench.load.recorder import BY_INTERVAL, KINDS, merge, new_histogram
+from bench.model import Cell, Gate, Observation, Percentiles
+from bench.rig.probes import Readings
+
+COMMANDS = ("get", "set")  # what the workload sends, as `INFO commandstats` names it
+# What the suite itself asks of a server, and what opening a connection sends.
+HOUSEKEEPING = ("info", "client", "config", "hello", "ping", "auth", "select", "command")
+
+
+class Merged:
+    """The workers' shares as one. Counts add up; each worker's times are on its own clock.
+
+    `stalls` of the machine, from when to when, tell which intervals were calm. Those of workers on
+    other machines, whose clocks are others, are all taken for calm.
+    """
+
+    def __init__(self, shares: list[dict[str, Any]], stalls: list[tuple[float, float]]) -> None:
+        self.shares = shares
+        self.window_s = self.sum("window_s") / len(shares)
+        self.qps = sum(share["done"] / share["window_s"] for share in shares)
+        self.intervals = _intervals(shares, stalls)
+        self.in_use_mean = self.sum("in_use_mean")
+        self.operations: Counter[str] = Counter()
+        self.histograms = {
+            kind: merge(share["histograms"][kind] for share in shares) for kind in KINDS
+        }
+        for share in shares:
+            self.operations.update({k.lower(): v for k, v in share["operations"].items()})
+
+    def sum(self, name: str) -> Any:
+        return sum(share[name] for share in self.shares)
+
+    def mean_s(self, kind: str) -> float:
+        """Mean over the requests done in the window; 0 where there was none."""
+        requests = self.sum("requests")
+        return sum(share["sums_s"][kind] for share in self.shares) / requests if requests else 0.0
+
+    def percentiles(self, kind: str) -> Percentiles:
+        """In seconds; None where the window held too few requests to say."""
+        strays = sum(share["out_of_range"][kind] for share in self.shares)
+        return summarise(self.histograms[kind], strays)
+
+    def mean_count(self, area: str) -> float:
+        """How many requests were out (`out_s`), or held a connection (`held_s`), on average."""
+        return float(sum(share[area] / share["window_s"] for share in self.shares))
+
+    @property
+    def scheduled(self) -> int | None:
+        """Arrivals of an open loop due within the window; None in a closed one."""
+        return self.sum("scheduled") if "scheduled" in self.shares[0] else None
+
+    def calm_share(self) -> float:
+        """The share of the window's intervals in which the machine had no stall."""
+        return float(sum(row["calm"] for row in self.intervals) / len(self.intervals))
+
+    def calm_percentiles(self, kind: str) -> Percentiles:
+        """Those of the calm intervals alone, in seconds."""
+        calm = new_histogram()
+        for row in self.intervals:
+            if row["calm"]:
+                calm.add(row["histograms"][kind])
+        return summarise(calm)
+
+    def busy(self) -> list[float]:
+        """CPU seconds per second of each worker."""
+        return [(s["user_s"] + s["system_s"]) / s["window_s"] for s in self.shares]
+
+
+class Findings:
+    """What one cell's parts told, put together."""
+
+    def __init__(
+        self,
+        cell: Cell,
+        total: Merged,
+        readings: Readings,
+        calls: dict[str, int],
+        *,
+        unloaded_s: float,
+        hiccup_max_s: float,
+        clock_step_s: float,
+        owned: bool,
+    ) -> None:
+        self._cell = cell
+        self._total = total
+        self._readings = readings
+        self._calls = {name: calls.get(name, 0) for name in COMMANDS}
+        self._own = sum(total.operations.values())
+        self._all_calls = sum(count for name, count in calls.items() if not _housekeeping(name))
+        self._unloaded_s = unloaded_s
+        self._hiccup_max_s = hiccup_max_s
+        self._clock_step_s = clock_step_s
+        self._owned = owned
+        self._send_lag = gates.send_lag(total.percentiles("send_lag").p99, unloaded_s, cell.rtt_s)
+        self._bound = self._bound_by()
+
+    def observation(self, **placed: Any) -> Observation:
+        """The record; `placed` says where and when the cell was measured."""
+        total, read = self._total, self._readings
+        checks = tuple(self._gates())
+        reasons = gates.invalid_reasons(checks)
+        return Observation(
+            cell=self._cell,
+            qps=total.qps,
+            in_flight_mean=total.in_use_mean,
+            in_flight_peak=total.sum("in_use_peak"),
+            latency=total.percentiles("latency"),
+            acquire=total.percentiles("acquire"),
+            acquire_calm=total.calm_percentiles("acquire"),
+            calm_share=total.calm_share(),
+            command=total.percentiles("command"),
+            send_lag=total.percentiles("send_lag"),
+            latency_mean_s=total.mean_s("latency"),
+            acquire_mean_s=total.mean_s("acquire"),
+            command_mean_s=total.mean_s("command"),
+            unloaded_s=self._unloaded_s,
+            quickest_s=self._quickest_s(),
+            scheduled=total.scheduled,
+            dropped=None if total.scheduled is None else total.sum("dropped"),
+            served_share=_per(total.sum("requests"), total.scheduled or 0),
+            pool_empty_share=_per(total.sum("empty"), total.sum("borrows")) or 0.0,
+            hiccup_max_s=self._hiccup_max_s,
+            clock_step_s=self._clock_step_s,
+            workers_lost=self._cell.workers - len(total.shares),
+            operations=self._own,
+            server_operations=sum(self._calls.values()),
+            foreign_operations=max(0, self._all_calls - self._own),
+            errors=total.sum("errors"),
+            timeouts=total.sum("timeouts"),
+            connections_opened=total.sum("created"),
+            connect_mean_s=_per(total.sum("create_time_s"), total.sum("created")),
+            client_fds_peak=read.client_fds_peak,
+            server_connections_peak=read.server_connections_peak,
+            server_fds_peak=read.server_fds_peak,
+            link_fds_peak=read.link_fds_peak or 0,
+            time_wait_peak=read.time_wait_peak,
+            client_rss_bytes=read.client_rss_bytes,
+            server_client_memory_bytes=read.server_client_memory_bytes,
+            server_rss_bytes=read.server_rss_bytes,
+            machine_busy_share=read.machine_busy_share,
+            core_busy_max=read.core_busy_max,
+            steal_share=read.steal_share,
+            foreign_cpu_share=read.foreign_share,
+            worker_runqueue_share=read.worker_runqueue_share,
+            link_runqueue_share=read.link_runqueue_share,
+            measured_s=total.window_s,
+            bound_by=self._bound,
+            valid=not reasons,
+            invalid_reasons=reasons,
+            gates=checks,
+            series=self._series(),
+            histograms={kind: total.histograms[kind].encode() for kind in KINDS},
+            requests=[share["rows"] for share in total.shares if share["rows"]],
+            **self._cpu(),
+            **self._intervals_of_confidence(),
+            **placed,
+        )
+
+    def _cpu(self) -> dict[str, Any]:
+        """Seconds of the window, and microseconds per operation by each part's own counts."""
+        total, read = self._total, self._readings
+        user_s, system_s = total.sum("user_s"), total.sum("system_s")
+        counted = sum(read.server_calls.get(name, 0) for name in COMMANDS)
+        return {
+            "client_cpu_s": user_s + system_s,
+            "client_cpu_user_s": user_s,
+            "client_cpu_system_s": system_s,
+            "server_cpu_s": read.server_cpu.total_s,
+            "server_cpu_user_s": read.server_cpu.user_s,
+            "server_cpu_system_s": read.server_cpu.system_s,
+            "link_cpu_s": read.link_cpu.total_s,
+            "link_cpu_user_s": read.link_cpu.user_s,
+            "link_cpu_system_s": read.link_cpu.system_s,
+            "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("requests")),
+            # Others' work is in the server's CPU: beyond a hundredth of it, no figure (rule 7).
+            "server_cpu_us_per_op": None
+            if (self._foreign().figure or 0.0) > gates.FOREIGN_OPERATIONS
+            else _per(read.server_info_cpu.total_s * 1e6, counted),
+            "link_cpu_us_per_op": _per(read.link_cpu.total_s / read.measured_s * 1e6, total.qps),
+        }
+
+    def _intervals_of_confidence(self) -> dict[str, Any]:
+        return {f"{kind}_p99_{end}_s": None for kind in BY_INTERVAL for end in ("low", "high")}
+
+    def _bound_by(self) -> Any:
+        read, cell = self._readings, self._cell
+        waits = (read.worker_runqueue_share, read.link_runqueue_share)
+        return gates.bound_by(
+            worker_busy=self._total.busy(),
+            link_busy=read.link_cpu.total_s / read.measured_s,
+            server_busy=read.server_cpu.total_s / read.measured_s,
+            machine_busy=read.machine_busy_share or 0.0,
+            runqueue_share=max(wait or 0.0 for wait in waits),
+            hold_s=self._total.mean_s("command"),
+            unloaded_s=self._unloaded_s,
+            in_use_mean=self._total.in_use_mean,
+            pool_size=cell.pool_size,
+            workers=cell.workers,
+            concurrency=cell.concurrency,
+            behind=self._send_lag.passed is False,
+        )
+
+    def _quickest_s(self) -> float | None:
+        known = [s["quickest_s"] for s in self._total.shares if s["quickest_s"] is not None]
+        return min(known, default=None)
+
+    def _foreign(self) -> Gate:
+        return gates.foreign_operations(self._own, self._all_calls)
+
+    def _gates(self) -> Iterable[Gate]:
+        cell, total, read = self._cell, self._total, self._readings
+        if cell.loop == "closed":
+            yield gates.little_users(total.mean_count("out_s"), cell.concurrency, cell.rtt_s)
+        else:
+            yield from self._open_gates(total.scheduled or 0)
+        yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
+        yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
+        failed = total.sum("errors")
+        sends = {name: count + failed for name, count in total.operations.items()}
+        if self._owned:
+            yield gates.operations(total.operations, sends, self._calls)
+        yield self._foreign()
+        quickest_s = self._quickest_s()
+        if quickest_s is not None:
+            yield gates.link_rtt(min(quickest_s, self._unloaded_s), cell.rtt_s)
+        yield gates.workers(cell.workers - len(total.shares), cell.workers)
+        yield gates.clock(self._clock_step_s, total.sum("backwards"))
+        yield gates.hiccups(self._hiccup_max_s, total.calm_share())
+        yield gates.steal(read.steal_share)
+        yield gates.foreign_cpu(read.foreign_share)
+        yield gates.settled(self._comparable_rates())
+
+    def _open_gates(self, scheduled: int) -> Iterable[Gate]:
+        cell, total = self._cell, self._total
+        yield gates.served(scheduled, total.sum("requests"), self._bound)
+        yield self._send_lag
+        if cell.opening == "prefilled" and cell.steady:
+            empty = _per(total.sum("empty"), total.sum("borrows")) or 0.0
+            connections = cell.pool_size * cell.workers
+            yield gates.null_control(empty, connections, total.in_use_mean, cell.rtt_s)
+
+    def _comparable_rates(self) -> list[float]:
+        """The rate of each interval; none where the load is meant to change, or an interval is
+        shorter than a turn, since users in step would then look like drift."""
+        if not self._cell.steady:
+            return []
+        turn_s = self._total.mean_s("latency")
+        return [
+            row["requests"] / row["length_s"]
+            for row in self._total.intervals
+            if row["length_s"] >= turn_s
+        ]
+
+    def _series(self) -> list[dict[str, Any]]:
+        workers = (
+            {name: value for name, value in row.items() if name != "histograms"}
+            for row in self._total.intervals
+        )
+        return [{"source": "workers", **row} for row in workers] + [
+            {"source": "probes", **row} for row in self._readings.series
+        ]
+
+
+def _housekeeping(command: str) -> bool:
+    return command.partition("|")[0] in HOUSEKEEPING
+
+
+def _intervals(
+    shares: list[dict[str, Any]], stalls: list[tuple[float, float]]
+) -> list[dict[str, Any]]:
+    """What the workers did in each interval, summed over them; `calm` where no stall reaches it."""
+    rows = []
+    for parts in zip(*(share["series"] for share in shares), strict=True):
+        row = _joined(parts)
+        begins = [share["start"] + row["at_s"] for share in shares]
+        row["calm"] = not any(
+            due < begin + row["length_s"] and woke > begin
+            for due, woke in stalls
+            for begin in begins
+        )
+        rows.append(row)
+    return rows
+
+
+def _joined(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """Several workers' figures of one interval: counts add up, means weigh by them."""
+    seen = [part for part in parts if part["samples"]]
+    samples = sum(part["samples"] for part in seen)
+
+    def mean(name: str) -> float | None:
+        return _per(sum(part[name] * part["samples"] for part in seen), samples)
+
+    return {
+        "at_s": parts[0]["at_s"],
+        "length_s": parts[0]["length_s"],
+        "requests": sum(part["requests"] for part in parts),
+        "samples": samples,
+        "latency_mean_s": mean("latency_mean_s"),
+        "latency_max_s": max((part["latency_max_s"] for part in seen), default=None),
+        "acquire_mean_s": mean("acquire_mean_s"),
+        "histograms": {
+            kind: merge(part["histograms"][kind] for part in parts) for kind in BY_INTERVAL
+        },
+    }
+
+
+def _per(amount: float, count: float) -> float | None:
+    return amount / count if count else None
