@@ -103,7 +103,7 @@ def list_(as_json: JsonOption = False) -> None:
     for row in rows:
         typer.echo(f"{row['experiment']}: {row['question']}")
         for profile, plan in row["profiles"].items():
-            typer.echo(f"  {profile}: {plan['cells']} cells × {plan['replicates']}")
+            typer.echo(f"  {profile}: {plan['measurements']} measurements of {plan['cells']} cells")
 
 
 @app.command()
@@ -167,7 +167,9 @@ def run(
             "keys": keys, "value_bytes": value_bytes, "get_share": get_share,
         },
     )  # fmt: skip
+    from bench.calibrate import certify
     from bench.report.display import Display
+    from bench.report.verdicts import decide
     from bench.runner import check as look
     from bench.runner import run as measure_all
 
@@ -176,6 +178,7 @@ def run(
     try:
         with Display(quiet=as_json) as display:
             measure_all(settings, store, display)
+            certify(settings, store, display)
     except BaseException as trouble:
         store.finish("interrupted" if isinstance(trouble, SystemExit) else "stopped")
         if store.attempts():
@@ -185,6 +188,7 @@ def run(
         else:
             store.discard()
         raise
+    decide(store)
     store.finish("complete")
     if report:
         _report_apart(store.folder, as_json)
@@ -204,16 +208,17 @@ def report(
     """
     from bench.report.notebooks import execute
     from bench.report.tables import show, summary
+    from bench.report.verdicts import decide
     from bench.store import Store
 
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
-    experiments = store.experiments()
-    pages = execute(folder, experiments)
+    verdicts = decide(store)
+    pages = execute(folder, store.experiments())
     if as_json:
-        _print_json({**summary(store), "pages": [str(page) for page in pages]})
+        _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})
         return
-    show(store)
+    show(store, verdicts)
     for page in [*pages, folder / "cells.parquet", folder / "figures"]:
         typer.echo(f"open {page}")
 
@@ -348,7 +353,11 @@ def _describe(name: str, module: Any) -> dict[str, Any]:
         "experiment": name,
         "question": module.QUESTION,
         "profiles": {
-            profile: {"cells": len(plan.cells), "replicates": plan.replicates}
+            profile: {
+                "cells": len(plan.cells) + len(plan.once),
+                "replicates": plan.replicates,
+                "measurements": plan.measurements,
+            }
             for profile, plan in plans.items()
         },
     }

@@ -95,7 +95,8 @@ class Cell:
     `concurrency` counts users over all workers; in an open loop, where they carry the requests
     that arrive, it is how many can be out at once. `pool_size` is per worker.
 
-    `arm` tells cells of equal settings apart (A/A). `stop_s`: how long the owned server is stopped
+    `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
+    settings apart (A/A). `stop_s`: how long the owned server is stopped
     (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
     are stored. Raises PreflightError for a value out of range.
     """
@@ -203,6 +204,27 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """One figure of the instrument's certificate, with its unit and, where the project set itself
+    one, what it should reach. `value` None: not measured; `note` says why."""
+
+    what: str
+    value: float | None
+    unit: str
+    reach: str = ""
+    reached: bool | None = None
+    note: str = ""
+
+    @classmethod
+    def at_least(cls, what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
+        return cls(what, value, unit, f"≥ {limit:g}", value >= limit, note)
+
+    @classmethod
+    def at_most(cls, what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
+        return cls(what, value, unit, f"≤ {limit:g}", value <= limit, note)
+
+
+@dataclass(frozen=True, slots=True)
 class Percentiles:
     """Seconds; None where there were too few samples to say (rule 4 of the methods)."""
 
@@ -290,6 +312,7 @@ class Observation:
     bound_by: BoundBy
     valid: bool
     invalid_reasons: str
+    doubts: str
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.experiments import chosen
+from bench.experiments import plans
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
@@ -46,8 +46,9 @@ def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
     made: list[Block] = []
     for plan in plans:
         for replicate in range(1, plan.replicates + 1):
-            for workers in sorted({cell.workers for cell in plan.cells}):
-                cells = [cell for cell in plan.cells if cell.workers == workers]
+            planned = plan.cells + (plan.once if replicate == 1 else ())
+            for workers in sorted({cell.workers for cell in planned}):
+                cells = [cell for cell in planned if cell.workers == workers]
                 number = len(made) + 1
                 order = tuple(_shuffled(cells, seed, number))
                 made.append(Block(number, replicate, workers, order))
@@ -75,11 +76,7 @@ def _together(cell: Cell) -> object:
 
 def plan(settings: Settings) -> list[Block]:
     """What `settings` ask for. Raises PreflightError for an unknown experiment."""
-    experiments = chosen(settings.only)
-    return blocks(
-        (e.plan(settings.profile, settings.workload, settings.workers) for e in experiments),
-        settings.seed,
-    )
+    return blocks(plans(settings, owned=settings.url is None), settings.seed)
 
 
 def check_descriptors(blocks: list[Block]) -> int:

@@ -32,10 +32,10 @@ run = "../results/reference"
 
 # %%
 opened = open_run(run, pool_sweep.NAME)
-cells, manifest = opened
+cells = opened.cells
 findings = pool_sweep.findings(cells)
 prose = pool_sweep.prose(cells)
-figures = pool_sweep.figures(cells)
+figures = pool_sweep.figures(cells, opened.store)
 
 # %%
 headline(opened)
@@ -110,4 +110,4 @@ table(invalid_cells(cells), "Every cell passed its gates at the first attempt.")
 # ## The run
 
 # %%
-environment(manifest)
+environment(opened.manifest)

@@ -60,6 +60,9 @@ def observation(cell: Cell, block: int) -> Observation:
         "bound_by": bound_by,
         "valid": True,
         "invalid_reasons": "",
+        "doubts": "",
+        "in_flight_mean": min(cell.concurrency, cell.pool_size),
+        "calm_share": 1.0,
         "gates": (
             little_users(cell.concurrency * 0.999, cell.concurrency, cell.rtt_s),
             little_pool(5.0, held_mean=5.002, qps=qps),

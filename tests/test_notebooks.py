@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,22 @@ def test_figures_are_saved_for_reviews(run: Path) -> None:
     assert all(path.stat().st_size > 10_000 for path in (run / "figures").iterdir())
 
 
+def test_an_experiment_draws_from_its_own_cells_and_the_whole_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[set[str], set[str]]] = []
+
+    def figures(cells: pd.DataFrame, store: Store) -> dict[str, Any]:
+        given.append((set(cells["experiment"]), set(store.cells()["experiment"])))
+        return {}
+
+    other = types.SimpleNamespace(NAME="other", figures=figures)
+    own = types.SimpleNamespace(NAME="pool_sweep", figures=figures)
+    monkeypatch.setattr(notebooks, "chosen", lambda names: [own, other])
+    notebooks._save_figures(run, ["pool_sweep", "other"])
+    assert given == [({"pool_sweep"}, {"pool_sweep"}), (set(), {"pool_sweep"})]
+
+
 def test_no_path_of_this_machine_is_in_what_is_made(run: Path) -> None:
     for made in (run / "notebooks").iterdir():
         text = made.read_text()
@@ -270,6 +287,18 @@ def test_a_figure_that_fails_ends_the_kernel_beside_it(
 
 
 # The page's parts
+
+
+def test_a_notebook_is_given_its_own_cells_all_cells_and_the_store(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = Store.open(run).cells()
+    mixed = pd.concat([cells, cells.head(1).assign(experiment="other")])
+    monkeypatch.setattr(page, "load_cells", lambda folder: mixed)
+    opened = page.open_run(str(run), "other")
+    assert (len(opened.cells), len(opened.all_cells)) == (1, len(cells) + 1)
+    assert opened.store.folder == run
+    assert opened.manifest == opened.store.manifest
 
 
 def test_invalid_attempts_are_all_listed(run: Path) -> None:

@@ -21,7 +21,9 @@ NAMES = ["concurrency_qps", "latency_pool_size", "cost_pool_size", "little_audit
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """A standard run in which every pool flattens at its own size."""
-    return load_cells(synthetic.store(tmp_path_factory.mktemp("run") / "r", "standard", 3))
+    cells = load_cells(synthetic.store(tmp_path_factory.mktemp("run") / "r", "standard", 3))
+    in_flight = cells[["concurrency", "pool_size"]].min(axis=1)
+    return cells.assign(in_flight_mean=in_flight.astype(float))
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,13 @@ def test_an_invalid_cell_supports_no_knee(cells: pd.DataFrame) -> None:
 def quiet(cells: pd.DataFrame) -> dict[str, Figure]:
     """The figures of the run as it is."""
     return pool_sweep.figures(cells)
+
+
+def test_the_audit_has_a_panel_for_each_check(quiet: dict[str, Figure]) -> None:
+    titles = [axes.get_title(loc="left") for axes in quiet["little_audit"].axes]
+    assert [title.partition(":")[0] for title in titles] == [
+        "users, RTT ≥ 1 ms", "users, RTT 0", "pool, closed loop"
+    ]  # fmt: skip
 
 
 @pytest.fixture(params=["as it is", "smoke", all_invalid, always_flat, "some invalid", "no cell"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,13 +10,17 @@ import pytest
 from hdrh.histogram import HdrHistogram
 
 from bench.analysis.statistics import (
+    differs,
     enough,
+    equivalence,
+    false_calls,
     log_t_interval,
     median_spread,
+    quantiles,
     samples_needed,
     summarise,
 )
-from bench.model import Percentiles
+from bench.model import Estimate, Percentiles
 
 
 def histogram_of(values: list[int]) -> HdrHistogram:
@@ -46,16 +51,6 @@ def test_the_sample_rule_is_what_makes_both_ends_of_a_percentile_interval_exist(
 def test_a_percentile_is_a_share(p: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         samples_needed(p)
-
-
-@pytest.mark.parametrize("replicates", [3, 5])
-def test_the_interval_covers_the_truth_as_often_as_it_says(replicates: int) -> None:
-    rng = np.random.default_rng(20)
-    truth, runs = 48_000.0, 2500
-    draws = truth * np.exp(rng.normal(0, 0.15, (runs, replicates)))
-    estimates = [log_t_interval(row) for row in draws]
-    covered = sum(e.low <= truth <= e.high for e in estimates) / runs
-    assert 0.93 <= covered <= 0.97
 
 
 def test_the_interval_is_students_t_on_logarithms() -> None:
@@ -123,3 +118,108 @@ def test_values_above_the_range_shift_the_ranks() -> None:
 def test_median_and_extremes() -> None:
     assert median_spread([3.0, None, 1.0, 2.0, math.nan]) == (2.0, 1.0, 3.0)
     assert all(math.isnan(figure) for figure in median_spread([None]))
+
+
+def test_any_percentile_can_be_asked_in_any_order() -> None:
+    histogram = histogram_of(list(range(1, 1001)))
+    p95, p10, p50 = quantiles(histogram, (0.95, 0.1, 0.5))
+    assert [p95, p10, p50] == pytest.approx([950e-6, 100e-6, 500e-6], rel=1e-3)
+    assert quantiles(histogram, (0.999, 0.95)) == [None, p95]
+    assert quantiles(histogram, ()) == []
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        quantiles(histogram, (95,))
+
+
+def test_the_library_corrects_for_coordinated_omission_as_hdrhistograms_own_tests_say() -> None:
+    raw, corrected = HdrHistogram(1, 3_600_000_000, 3), HdrHistogram(1, 3_600_000_000, 3)
+    for value in [1000] * 10_000 + [100_000_000]:
+        raw.record_value(value)
+        corrected.record_corrected_value(value, 10_000)
+    assert raw.get_mean_value() == pytest.approx(10_996, rel=1e-3)
+    assert corrected.get_total_count() == 20_000
+    assert corrected.get_mean_value() == pytest.approx(25.003e6, rel=1e-3)
+    assert corrected.get_value_at_percentile(75) == pytest.approx(50.0e6, rel=1e-3)
+    assert corrected.get_value_at_percentile(99) == pytest.approx(98.0e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "called"),
+    [(1.01, 1.2, True), (0.8, 0.99, True), (0.99, 1.01, False), (math.nan, math.nan, False)],
+)
+def test_a_difference_is_called_where_the_interval_leaves_out_one(
+    low: float, high: float, called: bool
+) -> None:
+    assert differs(Estimate(1.1, low, high, "", 3)) is called
+
+
+def logs_with(mean: float, deviation: float, n: int) -> list[float]:
+    """Ratios whose logarithms have exactly this mean and standard deviation."""
+    ranks = np.arange(n) - (n - 1) / 2
+    return list(np.exp(mean + deviation * ranks / ranks.std(ddof=1)))
+
+
+def test_equivalence_rests_on_the_ninety_percent_interval() -> None:
+    half = 2.131847 * 0.02 / math.sqrt(5)  # t(0.95, 4) from a printed table
+    found = equivalence(logs_with(0.01, 0.02, 5))
+    assert math.log(found.ratio.low) == pytest.approx(0.01 - half, abs=1e-7)
+    assert math.log(found.ratio.high) == pytest.approx(0.01 + half, abs=1e-7)
+    assert (found.equivalent, found.margin, found.ratio.warnings) == (True, 0.05, ())
+
+
+@pytest.mark.parametrize("edge", [math.log(0.95), math.log(1.05)])
+def test_equivalence_ends_at_one_plus_and_one_minus_the_margin(edge: float) -> None:
+    half = 2.131847 * 0.02 / math.sqrt(5)
+    inside, outside = edge - math.copysign(half, edge), math.copysign(1e-5, edge)
+    assert equivalence(logs_with(inside - outside, 0.02, 5)).equivalent
+    assert not equivalence(logs_with(inside + outside, 0.02, 5)).equivalent
+
+
+def test_the_smallest_detectable_difference_is_printed_beside() -> None:
+    found = equivalence(logs_with(0.3, 0.02, 5))
+    needed = (2.776445 + 0.940965) * 0.02 / math.sqrt(5)  # t(0.975, 4) and t(0.8, 4), printed
+    assert found.detectable == pytest.approx(math.expm1(needed), rel=1e-5)
+    assert not found.equivalent
+
+
+@pytest.mark.parametrize("ratios", [[1.0] * 4, [1.0], [], [1.0, 1.0, 1.0, 1.0, math.nan]])
+def test_few_replicates_never_show_equivalence(ratios: list[float]) -> None:
+    found = equivalence(ratios)
+    assert not found.equivalent
+    assert "5 needed" in found.ratio.warnings[-1]
+
+
+def test_no_equivalence_without_an_interval() -> None:
+    found = equivalence([1.0, 1.0, 1.0, 1.0, 0.0])
+    assert not found.equivalent
+    assert math.isnan(found.detectable)
+    assert "zero or below" in found.ratio.warnings[0]
+
+
+@pytest.mark.parametrize("margin", [0, 1, -0.05, 5])
+def test_a_margin_is_a_share(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        equivalence([1.0] * 5, margin)
+
+
+def test_false_calls_are_the_calls_of_every_comparison_that_could_have_been() -> None:
+    ratios = list(np.exp(np.random.default_rng(3).normal(0.02, 0.03, 9)))
+    triples = list(itertools.combinations(ratios, 3))
+    calls = sum(differs(log_t_interval(triple)) for triple in triples)
+    assert false_calls([*ratios, None]) == (calls / 84, calls, 84)
+    assert 0 < calls < 84
+
+
+@pytest.mark.parametrize(("ratio", "calls"), [(1.0, 0), (1.1, 10)])
+def test_equal_ratios_call_a_difference_only_where_there_is_one(ratio: float, calls: int) -> None:
+    assert false_calls([ratio] * 5).calls == calls
+
+
+@pytest.mark.parametrize(
+    ("ratios", "replicates", "message"),
+    [([1.0, 1.1], 3, "3 of 2"), ([1.0, 1.1], 1, "1 of 2"), ([1.0, 1.1, 0.0], 3, "zero or below")],
+)
+def test_comparisons_that_cannot_be_made_are_refused(
+    ratios: list[float], replicates: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        false_calls(ratios, replicates)

@@ -33,6 +33,7 @@ CLOCK_STEP_S = 0.05  # ours: slewing moves a clock by 0.5 ms in a second at most
 HICCUP_S = 1e-3  # rule 7, hiccups
 FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars CPU verdicts
 POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
+REPORTED = ("hiccups", "steal", "foreign_cpu", "foreign_operations")  # for lack of a quiet machine
 DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
 DRIFT_CONFIDENCE = 0.999  # ours: at most one settled cell in a thousand is called unsettled
 DRIFT_INTERVALS = 8  # fewer tell no drift from noise
@@ -266,6 +267,20 @@ def bound_by(
 def invalid_reasons(gates: Iterable[Gate]) -> str:
     """One text over all failed gates; empty for a valid cell."""
     return "; ".join(f"{gate.name}: {gate.reason}" for gate in gates if gate.passed is False)
+
+
+def doubts(gates: Iterable[Gate]) -> str:
+    """One text over what a valid cell's figures should be read with: reported gates beyond their
+    limit."""
+    return "; ".join(
+        f"{gate.name}: {gate.reason}"
+        for gate in gates
+        if gate.name in REPORTED and gate.reason and _beyond(gate)
+    )
+
+
+def _beyond(gate: Gate) -> bool:
+    return gate.figure is not None and gate.limit is not None and gate.figure > gate.limit
 
 
 def _within(name: str, figure: float, limit: float, what: str) -> Gate:

@@ -7,15 +7,18 @@ neither is evidence (rule 7 of the methods).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.analysis.statistics import log_t_interval
+from bench.analysis.statistics import log_t_interval, median_spread
 from bench.model import Estimate
 
 APPARATUS = frozenset({"generator", "link", "server", "machine"})
+REPLICATES_NEEDED = 3  # rule 5 of the methods: fewer support no claim
+SAME = 1.10  # a ratio whose interval keeps within this factor is no difference
 
 
 def last_attempts(cells: pd.DataFrame) -> pd.DataFrame:
@@ -27,6 +30,11 @@ def last_attempts(cells: pd.DataFrame) -> pd.DataFrame:
 def evidence(cells: pd.DataFrame) -> pd.DataFrame:
     """The cells a claim may rest on: valid, and not bound by the apparatus."""
     return cells[cells["valid"] & ~cells["bound_by"].isin(APPARATUS)]
+
+
+def replicates_in(cells: pd.DataFrame) -> int:
+    """How many blocks they come from."""
+    return int(cells["block"].nunique())
 
 
 def points(cells: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
@@ -60,5 +68,20 @@ def paired_ratio(above: pd.DataFrame, below: pd.DataFrame, value: str) -> Estima
 
     NaN with a warning where no block holds both.
     """
+    return log_t_interval(paired_ratios(above, below, value))
+
+
+def paired_ratios(above: pd.DataFrame, below: pd.DataFrame, value: str) -> list[float]:
+    """above/below of `value` in each block that holds both, by the medians within it."""
     top, bottom = (cells.groupby("block")[value].median() for cells in (above, below))
-    return log_t_interval((top / bottom).dropna().tolist())
+    return [float(ratio) for ratio in (top / bottom).dropna()]
+
+
+def is_known(estimate: Estimate) -> bool:
+    """Whether a sentence may rest on it: enough replicates, and an interval."""
+    return estimate.n >= REPLICATES_NEEDED and not math.isnan(estimate.low)
+
+
+def median_of(cells: pd.DataFrame, value: str) -> float:
+    """Over the cells that know `value`; NaN where none does."""
+    return median_spread(cells[value].astype(float)).median

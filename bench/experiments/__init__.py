@@ -1,13 +1,15 @@
-"""One file per experiment, found by folder; offering QUESTION, `plan`, `tables`, `figures`."""
+"""One file per experiment, found by folder; offering NAME, QUESTION, `plan`, `tables`, `claims`
+and `figures`."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import pkgutil
 from types import ModuleType
 
-from bench.model import PreflightError
+from bench.model import Cell, Plan, PreflightError, Settings
 
 # The sweep's curves are what people open first, so it runs first; the rest by name.
 FIRST = "pool_sweep"
@@ -27,6 +29,23 @@ def chosen(only: tuple[str, ...]) -> list[ModuleType]:
         if name not in found:
             raise PreflightError(f"no experiment “{name}”{nearest(name, list(found))}")
     return [module for name, module in found.items() if not only or name in only]
+
+
+def plans(settings: Settings, *, owned: bool) -> list[Plan]:
+    """What each of the chosen experiments measures; without the cells that stop the server where
+    that is not owned. Raises PreflightError as `chosen`."""
+
+    def possible(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
+        return tuple(cell for cell in cells if owned or not cell.stop_s)
+
+    made = (
+        module.plan(settings.profile, settings.workload, settings.workers)
+        for module in chosen(settings.only)
+    )
+    return [
+        dataclasses.replace(plan, cells=possible(plan.cells), once=possible(plan.once))
+        for plan in made
+    ]
 
 
 def nearest(name: str, known: list[str]) -> str:

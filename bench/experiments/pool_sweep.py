@@ -18,38 +18,30 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.gates import LITTLE_POOL, LITTLE_RTT_S, LITTLE_USERS
 from bench.analysis.knee import fit_hinge
 from bench.analysis.replicates import (
     APPARATUS,
+    REPLICATES_NEEDED,
+    SAME,
     evidence,
+    is_known,
     last_attempts,
-    limit_of,
+    median_of,
     paired_ratio,
     points,
+    replicates_in,
 )
-from bench.analysis.statistics import TICK_S, median_spread, samples_needed
-from bench.figures import (
-    MUTED,
-    NEUTRAL,
-    OVER_LINES,
-    Style,
-    Unit,
-    ceiling,
-    deviation_axis,
-    draw_by_pool,
-    draw_curve,
-    footnote,
-    label_ends,
-    linear_axis,
-    log_axis,
-    new_figure,
-    panel_title,
-    pool_legend,
-    pool_style,
-    si,
-)
-from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Workload
+from bench.analysis.sentences import as_factor, counted, why_undecided
+from bench.analysis.statistics import TICK_S, samples_needed
+from bench.figures import audit
+from bench.figures.axes import linear_axis, log_axis
+from bench.figures.cells import draw_line, draw_pool_sizes, small_print
+from bench.figures.curves import ceiling, label_ends
+from bench.figures.sheet import new_figure, panel_title
+from bench.figures.style import MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, pool_style
+from bench.figures.units import Unit, si
+from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Verdict, Workload
+from bench.store import Store
 
 NAME = "pool_sweep"
 QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
@@ -159,10 +151,7 @@ def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
 
 # What a sentence may rest on
 
-REPLICATES_NEEDED = 3
-SAME = 1.10  # a ratio whose interval keeps within this factor is no difference
 OWN_SIZE = 1.25  # a knee whose interval keeps within this factor of the pool's size is at its size
-KEY = ["rtt_s", "pool_size", "opening", "order", "concurrency"]
 
 
 def findings(cells: pd.DataFrame) -> dict[str, str]:
@@ -172,7 +161,7 @@ def findings(cells: pd.DataFrame) -> dict[str, str]:
         "concurrency_qps": _knee_finding(last),
         "latency_pool_size": _latency_finding(last),
         "cost_pool_size": _cost_finding(last),
-        "little_audit": _little_finding(last),
+        "little_audit": audit.finding(last),
     }
 
 
@@ -180,38 +169,6 @@ def _pooled(cells: pd.DataFrame) -> pd.DataFrame:
     """The sweep proper, with the connections of all workers together."""
     chosen = cells[(cells["opening"] == "prefilled") & (cells["order"] == "lifo")]
     return chosen.assign(connections=chosen["pool_size"] * chosen["workers"])
-
-
-def _replicates(cells: pd.DataFrame) -> int:
-    return int(cells["block"].nunique())
-
-
-def _why_undecided(cells: pd.DataFrame) -> str:
-    """Why these cells support no claim."""
-    valid = cells[cells["valid"]]
-    if valid.empty:
-        return f"none of {len(cells)} cells is valid" if len(cells) else "no such cell was measured"
-    if (replicates := _replicates(valid)) < REPLICATES_NEEDED:
-        return f"{_count(replicates, 'replicate')}, {REPLICATES_NEEDED} needed"
-    bound = valid[valid["bound_by"].isin(APPARATUS)]
-    if bound.empty:
-        return "the intervals are too wide"
-    return f"the rig bounds {len(bound)} of {len(valid)} cells, most often: {limit_of(bound)}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _times(estimate: Estimate) -> str:
-    value, low, high = (
-        format(part, "#.3g").rstrip(".") for part in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} × ({low}–{high})"
-
-
-def _known(estimate: Estimate) -> bool:
-    return estimate.n >= REPLICATES_NEEDED and not math.isnan(estimate.low)
 
 
 # Where each curve flattens
@@ -247,8 +204,8 @@ def _curve(cells: pd.DataFrame, rtt: float, pool: int) -> Curve:
     full = cells["concurrency"] > cells["connections"]
     all_own = cells[(cells["pool_size"] == pool) & full]
     own, free = evidence(all_own), evidence(cells[~full])
-    if _replicates(own) < REPLICATES_NEEDED:
-        return Curve(rtt, pool, NO_KNEE, "undecided", _why_undecided(all_own))
+    if replicates_in(own) < REPLICATES_NEEDED:
+        return Curve(rtt, pool, NO_KNEE, "undecided", why_undecided(all_own))
     connections = int(own["connections"].iloc[0])
     knee, method = _knee(own, free[free["concurrency"] <= connections], free)
     value, low, high = (end / connections for end in (knee.value, knee.low, knee.high))
@@ -292,7 +249,7 @@ def _knee_finding(cells: pd.DataFrame) -> str:
     rest = f"; {left} of {len(found)} curves undecided" if left else ""
     if not decided:
         sweep = _pooled(cells)
-        return f"Where pools flatten is undecided: {_why_undecided(sweep[sweep['rtt_s'] > 0])}"
+        return f"Where pools flatten is undecided: {why_undecided(sweep[sweep['rtt_s'] > 0])}"
     if not own:
         return f"Pool size does not set the plateau: none of {decided} curves flattens there{rest}"
     if not other:
@@ -327,7 +284,7 @@ def _listed(sizes: list[int], among: list[int]) -> str:
 def _knees(own: list[Curve]) -> str:
     values = _span([curve.knee.value for curve in own], ".2f")
     doubt = _span([end for curve in own for end in (curve.knee.low, curve.knee.high)], ".2f")
-    return f"{_count(len(own), 'knee')} at {values} × pool size (95 % intervals within {doubt})"
+    return f"{counted(len(own), 'knee')} at {values} × pool size (95 % intervals within {doubt})"
 
 
 def _span(values: Sequence[float], digits: str) -> str:
@@ -370,34 +327,38 @@ def _latency_finding(cells: pd.DataFrame) -> str:
     at = AT_SAME_LOAD
     ends = _ends(load[load["valid"]], SAME_USERS)
     if ends is None:
-        return f"Latency against pool size is undecided ({at}): {_why_undecided(load)}"
+        return f"Latency against pool size is undecided ({at}): {why_undecided(load)}"
     known = evidence(load)
     enough = _sized(known, ends.enough)
     short = paired_ratio(_sized(known, ends.small), enough, "latency_p50_s")
     large = paired_ratio(_sized(known, ends.large), enough, "latency_p50_s")
-    if not _known(short) and not _known(large):
-        return f"Latency against pool size is undecided ({at}): {_why_undecided(load)}"
+    if not is_known(short) and not is_known(large):
+        return f"Latency against pool size is undecided ({at}): {why_undecided(load)}"
     return f"{_short_pool(short, ends)}; {_large_pool(large, ends)} ({at})"
 
 
 def _short_pool(ratio: Estimate, ends: Ends) -> str:
-    if not _known(ratio):
+    if not is_known(ratio):
         return f"What a pool of {ends.small} costs is undecided"
     if ratio.low > SAME:
-        return f"p50 latency with a pool of {ends.small} is {_times(ratio)} that with {ends.enough}"
+        return (
+            f"p50 latency with a pool of {ends.small} is {as_factor(ratio)} that with {ends.enough}"
+        )
     verb = "is no slower" if ratio.high < SAME else "is not shown to be slower"
-    return f"A pool of {ends.small} {verb} than one of {ends.enough}: p50 {_times(ratio)}"
+    return f"A pool of {ends.small} {verb} than one of {ends.enough}: p50 {as_factor(ratio)}"
 
 
 def _large_pool(ratio: Estimate, ends: Ends) -> str:
-    if not _known(ratio):
+    if not is_known(ratio):
         return f"beyond {ends.enough} undecided"
     if ratio.high < 1 / SAME:
-        return f"{ends.large} lowers it to {_times(ratio)}"
+        return f"{ends.large} lowers it to {as_factor(ratio)}"
     if ratio.low > SAME:
-        return f"{ends.large} raises it to {_times(ratio)}"
+        return f"{ends.large} raises it to {as_factor(ratio)}"
     even = ratio.low >= 1 / SAME and ratio.high <= SAME
-    return f"{ends.large} {'changes nothing' if even else 'shows no difference'}: {_times(ratio)}"
+    return (
+        f"{ends.large} {'changes nothing' if even else 'shows no difference'}: {as_factor(ratio)}"
+    )
 
 
 # Cost against pool size, the same load
@@ -407,18 +368,18 @@ def _cost_finding(cells: pd.DataFrame) -> str:
     lifo = _same_load(_pooled(cells))
     ends = _ends(lifo[lifo["valid"]], SAME_USERS)
     if ends is None:
-        return f"The cost of large pools is undecided: {_why_undecided(lifo)}"
+        return f"The cost of large pools is undecided: {why_undecided(lifo)}"
     valid = lifo[lifo["valid"]]
     large, enough = (_sized(valid, size) for size in (ends.large, ends.enough))
     seen = (
-        "" if _replicates(valid) >= REPLICATES_NEEDED else "Too few replicates for a conclusion. "
+        "" if replicates_in(valid) >= REPLICATES_NEEDED else "Too few replicates for a conclusion. "
     )
     return f"{seen}{_held_said(large, enough, ends)}. {_cpu_said(lifo, ends)}"
 
 
 def _held_said(large: pd.DataFrame, enough: pd.DataFrame, ends: Ends) -> str:
     held = [
-        (_median(pool, "client_fds_peak"), _median(pool, "server_client_memory_bytes"))
+        (median_of(pool, "client_fds_peak"), median_of(pool, "server_client_memory_bytes"))
         for pool in (large, enough)
     ]
     verb = "holds" if held[0][0] > SAME * held[1][0] else "holds no more than it needs:"
@@ -430,121 +391,30 @@ def _held_said(large: pd.DataFrame, enough: pd.DataFrame, ends: Ends) -> str:
     )
 
 
-def _median(cells: pd.DataFrame, value: str) -> float:
-    return median_spread(cells[value].astype(float)).median
-
-
 def _cpu_said(lifo: pd.DataFrame, ends: Ends) -> str:
     known = evidence(lifo)
     ratio = paired_ratio(
         _sized(known, ends.large), _sized(known, ends.enough), "server_cpu_us_per_op"
     )
-    return f"Server CPU per operation: {_times(ratio) if _known(ratio) else 'undecided'}"
-
-
-# Little's law
-
-
-class Audit(NamedTuple):
-    """Cells whose figure was gated, and those within the limit."""
-
-    gated: int
-    held: int
-
-
-def _gated(cells: pd.DataFrame) -> dict[str, Audit]:
-    slow = cells[(cells["loop"] == "closed") & (cells["rtt_s"] >= LITTLE_RTT_S)]
-    closed = cells[cells["loop"] == "closed"]
-    return {
-        "users": _audit(slow, "gate_little_users", LITTLE_USERS),
-        "pool": _audit(closed, "gate_little_pool", LITTLE_POOL),
-    }
-
-
-def _audit(cells: pd.DataFrame, gate: str, limit: float) -> Audit:
-    figures_ = cells[gate].dropna() if gate in cells else pd.Series(dtype=float)
-    return Audit(len(figures_), int((figures_.abs() <= limit).sum()))
-
-
-def _little_finding(cells: pd.DataFrame) -> str:
-    users, pool = _gated(cells).values()
-    if not users.gated and not pool.gated:
-        return "No cell holds a figure to test Little's law with"
-    said = [
-        f"{name} within {si(limit, 'share')} in {audit.held} of {audit.gated} cells"
-        for name, audit, limit in (("users", users, LITTLE_USERS), ("pool", pool, LITTLE_POOL))
-        if audit.gated
-    ]
-    all_hold = users.held == users.gated and pool.held == pool.gated
-    head = "Little's law holds throughout" if all_hold else "Little's law does not hold everywhere"
-    return f"{head}: {', '.join(said)}"
+    return f"Server CPU per operation: {as_factor(ratio) if is_known(ratio) else 'undecided'}"
 
 
 # Figures
 
 
-def figures(cells: pd.DataFrame) -> dict[str, Figure]:
-    """Every plot by name, its finding as its title. `cells` may hold several attempts at a cell."""
+def figures(cells: pd.DataFrame, store: Store | None = None) -> dict[str, Figure]:
+    """Every plot by name, its finding as its title. `cells` may hold several attempts at a cell;
+    they say all: what else the run has in `store` is not needed.
+    """
     last = last_attempts(cells)
     titles = findings(last)
     draw = {
         "concurrency_qps": _draw_concurrency,
         "latency_pool_size": _draw_latency,
         "cost_pool_size": _draw_cost,
-        "little_audit": _draw_little,
+        "little_audit": audit.draw,
     }
     return {name: draw[name](last, titles[name]) for name in titles}
-
-
-def _marks(figure: Figure, cells: pd.DataFrame, text: str) -> Figure:
-    """The small print, with a key for the marks that these cells bring in."""
-    hollow = bool(points(cells, KEY, "qps")["hollow"].any())
-    replicates = _replicates(cells)
-    spread = f"Median of {replicates} replicates, bars from lowest to highest."
-    spread = "One replicate." if replicates == 1 else spread
-    footnote(figure, f"{spread} {text}", hollow=hollow, invalid=_any_invalid(cells))
-    return figure
-
-
-def _any_invalid(cells: pd.DataFrame) -> bool:
-    return bool((~cells["valid"]).any())
-
-
-def _draw(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) -> None:
-    """The line through the replicates' medians, and every invalid cell crossed out where it is."""
-    line = points(cells, [x], y)
-    draw_curve(
-        axes,
-        style,
-        line[x].tolist(),
-        line["median"].tolist(),
-        low=line["low"].tolist(),
-        high=line["high"].tolist(),
-        hollow=line["hollow"].tolist(),
-    )
-    _cross_out(axes, style, cells, x, y)
-
-
-def _draw_sizes(axes: Axes, cells: pd.DataFrame, y: str, *, dashed: bool = False) -> None:
-    """A figure against pool size, each pool in its colour."""
-    line = points(cells, ["pool_size"], y)
-    draw_by_pool(
-        axes,
-        line["pool_size"].tolist(),
-        line["median"].tolist(),
-        low=line["low"].tolist(),
-        high=line["high"].tolist(),
-        hollow=line["hollow"].tolist(),
-        dashed=dashed,
-    )
-    _cross_out(axes, NEUTRAL, cells, "pool_size", y)
-
-
-def _cross_out(axes: Axes, style: Style, cells: pd.DataFrame, x: str, y: str) -> None:
-    bad = cells[~cells["valid"]].dropna(subset=[y])
-    if bad.empty:
-        return
-    draw_curve(axes, style, bad[x].tolist(), bad[y].tolist(), invalid=[True] * len(bad))
 
 
 def _draw_concurrency(cells: pd.DataFrame, title: str) -> Figure:
@@ -556,12 +426,13 @@ def _draw_concurrency(cells: pd.DataFrame, title: str) -> Figure:
     _same_scales(panels, sweep)
     for axes, rtt in zip(panels, rtts, strict=False):
         _name_limits(axes, sweep[sweep["rtt_s"] == rtt])
-    return _marks(
+    small_print(
         figure,
         sweep,
         "Labels: pool size per worker, then what limits the rightmost point. Dashed: pool ÷ round "
         "trip. Grey band: all pools with at least as many connections as users.",
     )
+    return figure
 
 
 LABELS = 0.78  # of a panel's width is for the data, the rest for what names them
@@ -576,7 +447,7 @@ def _draw_round_trip(axes: Axes, cells: pd.DataFrame, rtt: float) -> None:
         own = cells[(cells["pool_size"] == pool) & (cells["concurrency"] >= cells["connections"])]
         if rtt:
             _draw_allowed(axes, pool_style(pool), own, rtt)
-        _draw(axes, pool_style(pool), own, "concurrency", "qps")
+        draw_line(axes, pool_style(pool), own, "concurrency", "qps")
     _draw_ceiling(axes, cells)
 
 
@@ -595,7 +466,7 @@ def _full_pools(cells: pd.DataFrame) -> list[int]:
 def _draw_band(axes: Axes, free: pd.DataFrame) -> None:
     band = points(free, ["concurrency"], "qps")
     axes.fill_between(band["concurrency"], band["low"], band["high"], color=MUTED, alpha=0.2, lw=0)
-    _draw(axes, NEUTRAL, free, "concurrency", "qps")
+    draw_line(axes, NEUTRAL, free, "concurrency", "qps")
 
 
 def _ceiling_of(cells: pd.DataFrame) -> Ceiling | None:
@@ -606,7 +477,7 @@ def _ceiling_of(cells: pd.DataFrame) -> Ceiling | None:
         return None
     best = top.iloc[0]
     most = cells[cells["concurrency"] <= cells["connections"]]["concurrency"].max()
-    if not best["median"] <= NO_LONGER_RISING * most / _median(cells, "unloaded_s"):
+    if not best["median"] <= NO_LONGER_RISING * most / median_of(cells, "unloaded_s"):
         return None
     bound = cells[cells["valid"] & cells["bound_by"].isin(APPARATUS)]
     return Ceiling(best["median"], bound["qps"].max(), best["bound_by"], best["concurrency"])
@@ -683,18 +554,19 @@ def _draw_latency(cells: pd.DataFrame, title: str) -> Figure:
     }
     _draw_p50_p99(latency, load, "latency")
     _draw_p50_p99(wait, load.assign(**waits), "acquire")
-    return _marks(
+    small_print(
         figure,
         load,
         f"{'Title: ratios paired within blocks, with 95 % intervals. ' if '×' in title else ''}"
         f"Dotted: as many connections as users ({SAME_USERS}). A p99 of fewer than "
         f"{samples_needed(0.99)} requests is left blank.",
     )
+    return figure
 
 
 def _draw_p50_p99(axes: Axes, cells: pd.DataFrame, kind: str) -> None:
-    _draw_sizes(axes, cells, f"{kind}_p50_s")
-    _draw_sizes(axes, cells, f"{kind}_p99_s", dashed=True)
+    draw_pool_sizes(axes, cells, f"{kind}_p50_s")
+    draw_pool_sizes(axes, cells, f"{kind}_p99_s", dashed=True)
     log_axis(axes.xaxis, "count", "pool size")
     log_axis(axes.yaxis, "s", "")
     axes.axvline(SAME_USERS, color=MUTED, linewidth=0.8, linestyle=":")
@@ -712,12 +584,6 @@ def _ends_of(cells: pd.DataFrame, names: dict[str, str]) -> list[tuple[float, fl
     ]
 
 
-# How connections were opened and handed out: the same three looks on every panel.
-VARIANTS = {
-    ("prefilled", "lifo"): Style("#00509d", "o"),
-    ("prefilled", "fifo"): Style("#d55e00", "^"),
-    ("lazy", "lifo"): Style("#6e7781", "s"),
-}
 COSTS: tuple[tuple[str, str, Unit], ...] = (
     ("client_fds_peak", "descriptors of the client", "count"),
     ("link_fds_peak", "descriptors of the link", "count"),
@@ -741,12 +607,13 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
         panel_title(axes, what)
     _draw_idle_memory(panels[-2], cells)
     _variant_legend(panels[-1])
-    return _marks(
+    small_print(
         figure,
         load,
         f"{AT_SAME_LOAD} on every pool; dotted: as many connections as users. Smaller pools serve "
         "fewer requests. Last panel: connections that do nothing at all, from a block's begin.",
     )
+    return figure
 
 
 YOUNG_S, SETTLED_S = 2.0, 15.0  # rule 8: the server takes back a new connection's buffers by then
@@ -769,7 +636,7 @@ def _in_seconds(cells: pd.DataFrame) -> pd.DataFrame:
 def _draw_variants(axes: Axes, cells: pd.DataFrame, column: str) -> None:
     for (opening, order), style in VARIANTS.items():
         chosen = cells[(cells["opening"] == opening) & (cells["order"] == order)]
-        _draw(axes, style, chosen, "pool_size", column)
+        draw_line(axes, style, chosen, "pool_size", column)
 
 
 def _variant_legend(axes: Axes) -> None:
@@ -783,37 +650,6 @@ def _variant_legend(axes: Axes) -> None:
     )
 
 
-def _draw_little(cells: pd.DataFrame, title: str) -> Figure:
-    closed = cells[cells["loop"] == "closed"]
-    figure, (users, share, pool) = new_figure(title, 1, 3, size=(13.5, 5.2))
-    slow = closed["rtt_s"] >= LITTLE_RTT_S
-    _draw_gate(users, closed[slow], "gate_little_users", LITTLE_USERS,
-               "users, RTT ≥ 1 ms: λ · mean(done − sent) ÷ users − 1")  # fmt: skip
-    _draw_gate(share, closed[~slow], "gate_little_users", LITTLE_USERS,
-               "users, RTT 0: the generator's own share (not gated)")  # fmt: skip
-    _draw_gate(pool, closed, "gate_little_pool", LITTLE_POOL, "pool: its count in use ÷ λW − 1")
-    pool_legend(figure, closed["pool_size"])
-    footnote(figure, "A point per replicate. Grey: within the limit. Beyond twice the limit the "
-                     "scale is logarithmic.", invalid=_any_invalid(closed))  # fmt: skip
-    return figure
-
-
-def _draw_gate(axes: Axes, cells: pd.DataFrame, gate: str, limit: float, what: str) -> None:
-    panel_title(axes, what)
-    axes.axhspan(-limit, limit, color=MUTED, alpha=0.12, lw=0)
-    held = cells.dropna(subset=[gate]) if gate in cells else cells.head(0)
-    for size, own in held.groupby("pool_size"):
-        style = pool_style(int(size))
-        _dots(axes, style, own[own["valid"]], gate)
-        _cross_out(axes, style, own, "concurrency", gate)
-    log_axis(axes.xaxis, "count", "users")
-    deviation_axis(axes.yaxis, limit, "")
-
-
-def _dots(axes: Axes, style: Style, cells: pd.DataFrame, gate: str) -> None:
-    axes.plot(cells["concurrency"], cells[gate], style.marker, color=style.colour, alpha=0.7)
-
-
 # Prose: what a reader should see, its numbers from the cells
 
 
@@ -824,7 +660,7 @@ def prose(cells: pd.DataFrame) -> dict[str, str]:
         "concurrency_qps": _concurrency_prose(last),
         "latency_pool_size": _latency_prose(last),
         "cost_pool_size": _cost_prose(last),
-        "little_audit": _little_prose(last),
+        "little_audit": audit.prose(last),
     }
 
 
@@ -839,7 +675,7 @@ def _concurrency_prose(cells: pd.DataFrame) -> str:
         "The grey line holds every cell with at least as many connections as users: there a pool "
         "cannot bind. Each coloured line is a pool with more users than connections; dashed is "
         "what theory allows it, pool size ÷ round trip. "
-        f"Of {_count(len(found), 'curve')}, {counts['own size']} flatten at the pool's own size "
+        f"Of {counted(len(found), 'curve')}, {counts['own size']} flatten at the pool's own size "
         f"(an interval within a factor of {OWN_SIZE}), {counts['elsewhere']} elsewhere, and "
         f"{counts['undecided']} are undecided; {known} of {int((sweep['rtt_s'] > 0).sum())} cells "
         "are neither invalid nor bound by the rig, and only those decide. "
@@ -871,7 +707,7 @@ def _latency_prose(cells: pd.DataFrame) -> str:
     valid = load[load["valid"]]
     ends = _ends(valid, SAME_USERS)
     if ends is None:
-        return f"Nothing to read here: {_why_undecided(load)}."
+        return f"Nothing to read here: {why_undecided(load)}."
     small, enough, large = (_sized(valid, size) for size in ends)
     return (
         f"Every pool serves the same {SAME_USERS} users at {si(SAME_RTT_S, 's')}; right of the "
@@ -886,11 +722,11 @@ def _latency_prose(cells: pd.DataFrame) -> str:
 
 
 def _empty(cells: pd.DataFrame) -> str:
-    return si(_median(cells, "pool_empty_share"), "share")
+    return si(median_of(cells, "pool_empty_share"), "share")
 
 
 def _p50(cells: pd.DataFrame, kind: str = "latency") -> str:
-    value = _median(cells, f"{kind}_p50_s")
+    value = median_of(cells, f"{kind}_p50_s")
     return "less than 1 µs" if value < TICK_S else si(value, "s")
 
 
@@ -898,16 +734,16 @@ def _cost_prose(cells: pd.DataFrame) -> str:
     load = _same_load(cells)
     valid = load[load["valid"]]
     if valid.empty:
-        return f"Nothing to read here: {_why_undecided(load)}."
+        return f"Nothing to read here: {why_undecided(load)}."
     largest = _sized(_pooled(valid), valid["pool_size"].max())
     bound = int(valid["bound_by"].isin(APPARATUS).sum())
-    link = si(_median(largest, "link_fds_peak"), "count")
+    link = si(median_of(largest, "link_fds_peak"), "count")
     return (
         f"{SAME_USERS} users use at most {SAME_USERS} connections at once; whatever else a "
         "prefilled pool holds is idle but open, on every hop. The link, as any middlebox that "
         f"ends connections, holds two descriptors for each: {link} at the largest pool."
         f"{_lazy_said(valid)}{_fifo_said(valid)}{_idle_said(cells)} CPU per operation is drawn as "
-        f"measured; {bound} of these {_count(len(valid), 'cell')} are bound by the rig, and those "
+        f"measured; {bound} of these {counted(len(valid), 'cell')} are bound by the rig, and those "
         "decide nothing about a pool."
     )
 
@@ -917,7 +753,7 @@ def _lazy_said(valid: pd.DataFrame) -> str:
     if lazy.empty:
         return ""
     size = int(lazy["pool_size"].max())
-    held = si(_median(_sized(lazy, size), "client_fds_peak"), "count")
+    held = si(median_of(_sized(lazy, size), "client_fds_peak"), "count")
     return f" A lazy pool of {size} held {held} in the client."
 
 
@@ -926,15 +762,15 @@ def _fifo_said(valid: pd.DataFrame) -> str:
     chosen = _sized(valid[valid["opening"] == "prefilled"], LARGEST)
     fifo, lifo = (chosen[chosen["order"] == order] for order in ("fifo", "lifo"))
     memory = paired_ratio(fifo, lifo, "server_client_memory_bytes")
-    if not _known(memory):
+    if not is_known(memory):
         return ""
     even = ", no difference shown" if memory.low <= 1 <= memory.high else ""
     known = evidence(chosen)
     fifo, lifo = (known[known["order"] == order] for order in ("fifo", "lifo"))
     cpu = paired_ratio(fifo, lifo, "client_cpu_us_per_op")
-    spent = f" and {_times(cpu)} the client CPU per operation" if _known(cpu) else ""
+    spent = f" and {as_factor(cpu)} the client CPU per operation" if is_known(cpu) else ""
     return (
-        f" Handed out in turn (FIFO), {LARGEST} connections take {_times(memory)} the server "
+        f" Handed out in turn (FIFO), {LARGEST} connections take {as_factor(memory)} the server "
         f"memory of as many handed out last in, first out{even}{spent}."
     )
 
@@ -946,7 +782,7 @@ def _idle_said(cells: pd.DataFrame) -> str:
     settled = known[known["idle_connection_age_s"] >= SETTLED_S]
     if young.empty or settled.empty:
         return ""
-    first, last = (_median(ages, "idle_connection_memory_bytes") for ages in (young, settled))
+    first, last = (median_of(ages, "idle_connection_memory_bytes") for ages in (young, settled))
     so = ": a pool measured right after it was filled looks dearer than it stays"
     return (
         f" A connection that has just been opened holds {si(first, 'bytes')} in the server, one "
@@ -955,26 +791,15 @@ def _idle_said(cells: pd.DataFrame) -> str:
     )
 
 
-def _little_prose(cells: pd.DataFrame) -> str:
-    fast = cells[(cells["loop"] == "closed") & (cells["rtt_s"] < LITTLE_RTT_S)]
-    share = _median(fast, "gate_little_users") if "gate_little_users" in cells else math.nan
-    invalid = int((~cells["valid"]).sum())
-    return (
-        "Little's law ties three figures that are measured apart: rate, time, and number in "
-        "flight. A lost request, a wrong clock or a leaked connection would push a point out of "
-        "the grey band. On the left every user should have a request out all the time; at RTT 0 "
-        f"the gap is the time that the generator itself takes, {si(-share, 'share')} in the "
-        f"median. On the right the pool's own count should equal λW. {_failed(invalid, len(cells))}"
-    )
-
-
-def _failed(invalid: int, of: int) -> str:
-    if not invalid:
-        return f"None of the {of} cells failed a gate, these or others."
-    return f"{invalid} of {of} cells failed a gate, these or others, and are crossed out."
+def claims(cells: pd.DataFrame, store: object) -> list[Verdict]:
+    """None: the sweep shows curves; experiments that hold the rate decide what they mean."""
+    return []
 
 
 # Tables
+
+
+KEY = ["rtt_s", "pool_size", "opening", "order", "concurrency"]
 
 
 def tables(cells: pd.DataFrame) -> pd.DataFrame:

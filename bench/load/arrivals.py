@@ -161,8 +161,8 @@ def _evenly(worker: int, workers: int) -> Points:
     """Every `workers`-th of the points n + 0.5. A chunk is `CHUNK` of them."""
 
     def points(chunk: int) -> Times:
-        own = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK)
-        return worker + workers * own + 0.5
+        own = np.arange(chunk * CHUNK, (chunk + 1) * CHUNK, dtype=np.float64)
+        return own * workers + (worker + 0.5)
 
     return points
 
@@ -170,8 +170,9 @@ def _evenly(worker: int, workers: int) -> Points:
 class _Made:
     """A schedule made on demand.
 
-    On one core of an AMD EPYC, in slices of 0.25 s at 10,000/s to 100,000/s, an arrival costs 0.02 µs
-    if evenly spaced and 0.05 to 0.07 µs if random, half of it sorting; a slice of hardly any 50 µs.
+    On one core of an AMD EPYC, slices of 0.25 s at 10,000/s to 100,000/s cost 0.02 µs an arrival
+    if evenly spaced and 0.05 to 0.07 µs if random, half of it sorting; the least a slice costs is
+    the two chunks at its ends, 20 to 60 µs each.
     """
 
     end_s = math.inf

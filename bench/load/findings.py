@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.analysis import gates
 from bench.analysis.statistics import summarise
+from bench.analysis.steady import histogram_interval
 from bench.load.recorder import BY_INTERVAL, KINDS, merge, new_histogram
 from bench.model import Cell, Gate, Observation, Percentiles
-from bench.rig.probes import Readings
+
+if TYPE_CHECKING:  # it brings redis-py and with it ssl, which must wait for locust's patches
+    from bench.rig.probes import Readings
 
 COMMANDS = ("get", "set")  # what the workload sends, as `INFO commandstats` names it
 # What the suite itself asks of a server, and what opening a connection sends.
@@ -157,6 +161,7 @@ class Findings:
             bound_by=self._bound,
             valid=not reasons,
             invalid_reasons=reasons,
+            doubts=gates.doubts(checks),
             gates=checks,
             series=self._series(),
             histograms={kind: total.histograms[kind].encode() for kind in KINDS},
@@ -190,7 +195,14 @@ class Findings:
         }
 
     def _intervals_of_confidence(self) -> dict[str, Any]:
-        return {f"{kind}_p99_{end}_s": None for kind in BY_INTERVAL for end in ("low", "high")}
+        """Around p99 within the cell, from intervals joined to batches; None where too few."""
+        ends = {}
+        for kind in BY_INTERVAL:
+            parts = [row["histograms"][kind] for row in self._total.intervals]
+            p99 = histogram_interval(parts, 0.99)
+            ends[f"{kind}_p99_low_s"] = p99.low if math.isfinite(p99.low) else None
+            ends[f"{kind}_p99_high_s"] = p99.high if math.isfinite(p99.high) else None
+        return ends
 
     def _bound_by(self) -> Any:
         read, cell = self._readings, self._cell

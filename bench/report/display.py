@@ -70,7 +70,8 @@ class Display:
         mark = "" if observation.valid else f" invalid: {observation.invalid_reasons}"
         self._last = f"{observation.qps:,.0f}/s ({observation.bound_by}){mark} · "
         found = f"{observation.qps:,.0f}/s, bound by {observation.bound_by}{mark}"
-        self.did(f"{observation.cell.label}: {found}", seconds)
+        doubts = f" ({observation.doubts})" if observation.doubts else ""
+        self.did(f"{observation.cell.label}: {found}{doubts}", seconds)
 
     def _line(self, text: str, *, force: bool = False) -> None:
         due = clock() - self._said > self._line_every_s

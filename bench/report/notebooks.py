@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.experiments import chosen
-from bench.figures import save
+from bench.figures.sheet import save
 from bench.model import BenchError
-from bench.store import load_cells
+from bench.store import Store, load_cells
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "notebooks"
@@ -93,10 +93,10 @@ def _of(experiments: Iterable[str]) -> list[Path]:
 
 
 def _save_figures(folder: Path, experiments: list[str]) -> None:
-    cells = load_cells(folder)
+    cells, store = load_cells(folder), Store.open(folder)
     for module in chosen(tuple(experiments)):
         own = cells[cells["experiment"] == module.NAME]
-        for name, figure in module.figures(own).items():
+        for name, figure in module.figures(own, store).items():
             save(figure, folder / "figures", name)
 
 

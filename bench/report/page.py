@@ -12,8 +12,9 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from bench.analysis.replicates import last_attempts
-from bench.figures import STYLE
+from bench.figures.style import STYLE
 from bench.model import PreflightError
+from bench.report.verdicts import judge
 from bench.store import Store, load_cells
 
 INLINE_DPI = 96
@@ -21,7 +22,9 @@ INLINE_DPI = 96
 INVALID_COLUMNS = {
     "rtt_s": "RTT s",
     "pool_size": "pool",
+    "loop": "loop",
     "concurrency": "users",
+    "offered_qps": "offered /s",
     "opening": "opening",
     "order": "order",
     "replicate": "replicate",
@@ -30,10 +33,17 @@ INVALID_COLUMNS = {
 
 
 class Run(NamedTuple):
-    """The cells of one experiment in a run, and the run's manifest."""
+    """A run as the notebook of one experiment sees it: the experiment's own cells, those of all
+    experiments, and the store they come from, for histograms, intervals and requests."""
 
     cells: pd.DataFrame
-    manifest: dict[str, Any]
+    all_cells: pd.DataFrame
+    store: Store
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was run, when and on what."""
+        return self.store.manifest
 
 
 class NothingToShow(PreflightError):
@@ -46,19 +56,18 @@ class NothingToShow(PreflightError):
 def open_run(folder: str, experiment: str) -> Run:
     """Read a run. Raises NothingToShow where there is none, or it holds no cell of this."""
     try:
-        cells = load_cells(folder)
-        manifest = Store.open(folder).manifest
+        cells, store = load_cells(folder), Store.open(folder)
     except PreflightError as error:
         raise NothingToShow(f"Nothing to show: {error}") from None
-    cells = cells[cells["experiment"] == experiment]
-    if cells.empty:
+    own = cells[cells["experiment"] == experiment]
+    if own.empty:
         raise NothingToShow(f"Nothing to show: {folder} holds no cell of {experiment}")
-    return Run(cells, manifest)
+    return Run(own, cells, store)
 
 
 def headline(run: Run) -> Markdown:
     """One line on what was run: when, on what, how much of it, and how long the windows were."""
-    cells, manifest = run
+    cells, manifest = run.cells, run.manifest
     windows = cells["measured_s"]
     servers = ", ".join(f"{each['flavour']} {each['version']}" for each in manifest["servers"])
     return Markdown(  # type: ignore[no-untyped-call]
@@ -98,6 +107,36 @@ def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:
     listed = bad[list(INVALID_COLUMNS)].rename(columns=INVALID_COLUMNS)
     again = ["valid" if valid else "invalid" for valid in last.loc[keys]] if len(bad) else []
     return listed.assign(**{"last attempt": again, "why": bad["invalid_reasons"]})
+
+
+def verdicts(run: Run) -> HTML | Markdown:
+    """Each claim of the experiment with its outcome, what decided it, and by which rule."""
+    rows = [
+        {
+            "claim": verdict.claim,
+            "statement": verdict.statement,
+            "outcome": verdict.outcome,
+            "why": verdict.reason,
+            "rule, written before the data": verdict.rule,
+        }
+        for verdict in judge(run.store, run.cells["experiment"].unique())
+    ]
+    return table(pd.DataFrame(rows), "No claim is judged here.")
+
+
+def certificate(run: Run) -> HTML | Markdown:
+    """What was measured of the instrument itself, as the run stored it."""
+    rows = [
+        {
+            "what": row["what"],
+            "measured": "–" if row["value"] is None else f"{row['value']:.4g} {row['unit']}",
+            "reach": row["reach"],
+            "": {True: "reached", False: "not reached", None: ""}[row["reached"]],
+            "note": row["note"],
+        }
+        for row in run.manifest.get("certificate", [])
+    ]
+    return table(pd.DataFrame(rows), "This run holds no certificate.")
 
 
 def environment(manifest: dict[str, Any]) -> HTML:

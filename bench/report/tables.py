@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from bench.experiments import chosen, discover
+from bench.analysis.gate_table import gate_table
+from bench.experiments import discover, plans
+from bench.model import Verdict
 from bench.store import Store, stored_settings
 
 ENDLESS = 1_000
 
 
-def summary(store: Store) -> dict[str, Any]:
-    """The run in figures, for programs: counts, bounds, and each experiment's table as records."""
+def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """The run in figures, for programs: counts, bounds, gates, verdicts, the certificate, and each
+    experiment's table as records."""
     cells = store.cells()
     last = cells.sort_values("attempt").drop_duplicates(["cell", "block"], keep="last")
     status = store.manifest.get("status")
@@ -31,6 +37,9 @@ def summary(store: Store) -> dict[str, Any]:
         "cells": len(last),
         "invalid": int((~last["valid"]).sum()),
         "bound_by": last["bound_by"].value_counts().to_dict(),
+        "gates": gate_table(cells).to_dict("records"),
+        "verdicts": [asdict(verdict) for verdict in verdicts],
+        "certificate": store.manifest.get("certificate", []),
         "tables": {
             name: discover()[name].tables(last).to_dict("records") for name in store.experiments()
         },
@@ -39,15 +48,15 @@ def summary(store: Store) -> dict[str, Any]:
 
 def _planned(store: Store) -> int:
     """How many cells the run would hold when complete."""
-    made = stored_settings(store.folder)
-    plans = [e.plan(made.profile, made.workload, made.workers) for e in chosen(made.only)]
-    return sum(len(plan.cells) * plan.replicates for plan in plans)
+    owned = bool(store.manifest["settings"].get("owned_server", True))
+    return sum(plan.measurements for plan in plans(stored_settings(store.folder), owned=owned))
 
 
-def show(store: Store) -> None:
-    """Print each experiment's table, what was invalid, and how far an unfinished run got."""
+def show(store: Store, verdicts: Sequence[Verdict]) -> None:
+    """Print each experiment's table, what was invalid, the certificate, the verdicts, and how far
+    an unfinished run got."""
     console = _console()
-    found = summary(store)
+    found = summary(store, verdicts)
     for name, records in found["tables"].items():
         module = discover()[name]
         console.print(module.QUESTION)
@@ -57,6 +66,14 @@ def show(store: Store) -> None:
         f"{found['cells']} cells, {found['invalid']} invalid; bound by "
         + ", ".join(f"{part} {count}" for part, count in found["bound_by"].items())
     )
+    _show_gates(console, found["gates"])
+    if found["certificate"]:
+        console.print(
+            "\nThe instrument's certificate", _certificate(found["certificate"]), sep="\n"
+        )
+    for verdict in verdicts:
+        console.print(f"{verdict.claim} [bold]{verdict.outcome}[/bold]: {verdict.statement}.")
+        console.print(f"   {escape(verdict.reason)}")
     if found["status"] != "complete":
         status = "running, or killed" if found["status"] == "running" else found["status"]
         console.print(f"{status}: {found['cells']} of {found['planned']} cells", style="bold")
@@ -121,17 +138,27 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
 
 
+def _show_gates(console: Console, gates: list[dict[str, Any]]) -> None:
+    """The gates that some attempt failed; that the rest held goes without a line each."""
+    for gate in gates:
+        if gate["failed"]:
+            console.print(f"   gate {gate['gate']}: failed by {gate['failed']} attempts")
+
+
 def show_calibration(result: dict[str, Any], output: Path) -> None:
     """Print the certificate: what was measured, what should be reached, whether it was."""
-    console, table = _console(), _plain_table()
+    console = _console()
+    console.print("Calibration", _certificate(result["rows"]), f"stored in {output}", sep="\n")
+
+
+def _certificate(rows: list[dict[str, Any]]) -> Table:
+    table = _plain_table()
     table.add_column("what")
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("reach", justify="right", no_wrap=True)
     table.add_column("")
-    for row in result["rows"]:
+    for row in rows:
         value = "–" if row["value"] is None else f"{_figure(row['value'])} {row['unit']}"
         mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]
-        table.add_row(row["what"], value, row["reach"], f"{mark} {row['note']}".strip())
-    console.print("Calibration")
-    console.print(table)
-    console.print(f"stored in {output}")
+        table.add_row(row["what"], value, row["reach"], f"{mark} {escape(row['note'])}".strip())
+    return table

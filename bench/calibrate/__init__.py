@@ -8,9 +8,7 @@ a round are compared.
 
 from __future__ import annotations
 
-import gc
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -18,64 +16,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
 
 import bench.load.swarm  # noqa: F401  # isort: skip  # patches for gevent: before all that imports ssl
 
-import psutil
-from redis.connection import BlockingConnectionPool, parse_url
-
 from bench.analysis.statistics import log_t_interval
-from bench.load.clients import open_pool
+from bench.calibrate.costs import borrow_rows, merging_rows, recording_rows
+from bench.calibrate.tools import Rate, cross_check, redis_benchmark, stock
+from bench.experiments import instrument
 from bench.load.measure import measure
-from bench.load.recorder import Recorder
 from bench.load.swarm import Swarm
-from bench.model import BenchError, Cell, Observation, Settings
+from bench.model import Arrivals, BenchError, Cell, Client, Observation, Row, Settings, Workload
 from bench.report.display import Display
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
+from bench.rig.probes import read_cores
 from bench.rig.rig import Rig
+from bench.store import Store
 
 NAME = "calibrate"
 LEAN = "lean, 50 users"
 BORROW, RECORD = "borrow and return", "recording a request"
 STOCK, BENCHMARK = "stock Locust + redis-py, 50 users", "redis-benchmark, 50 connections"
-LINK_MANY, LINK_ONE = "link at 1 ms, 200 users", "round trip at 1 ms, 1 user"
+NOISE, MERGE, CROSS = "the machine at rest", "merging histograms", "other tools at the same load"
 WORKER = "worker with 5,000 connections, 1,000 users"
 OUTSIDE = "a cell's time outside measuring, pool ≤ 500"
 SMOKE = "bench run --profile smoke, report included"
 PREFILLS = ((1000, 0.0, 1.0), (5000, 0.0, 4.5), (5000, 0.001, 6.0))  # pool, RTT, seconds at most
-REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference" / "run.json"
+REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference" / "run.json"
 ROUNDS = 3
 MORE_PAIRS = 6  # of lean and redis-benchmark, whose ratio within one minute runs from 0.5 to 0.9
-MICRO_LOOPS = 50_000
+SAME_ROUNDS = 5  # A/A: ten measurements
+# Rates tried one after the other, in requests a second: what, client, round trip, least to reach.
+LADDERS: tuple[tuple[str, Client, float, float | None, tuple[int, ...]], ...] = (
+    ("lean at RTT 0", "lean", 0.0, 30_000, (20_000, 25_000, 30_000, 35_000, 40_000, 45_000)),
+    ("redis-py at 1 ms", "redis-py", 0.001, None, tuple(range(2_000, 13_000, 1_000))),
+    ("redis-py at RTT 0", "redis-py", 0.0, None, tuple(range(2_000, 13_000, 1_000))),
+)
+LADDER_POOLS = {0.0: 50, 0.001: 20}
+LADDER_TRIES = 2  # a stall of the machine fails a rung now and then
 SETTLE_S = 1.0
+REST_S = 1.0
+CERTIFY_S = 0.4
 AROUND_S = 0.8  # what a cell takes beside its measurement
 ATTEMPTS = 4  # a machine that is shared changes its speed within a cell now and then
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure with its unit and, where the project set itself one, what it should reach."""
-
-    what: str
-    value: float | None
-    unit: str
-    reach: str = ""
-    reached: bool | None = None
-    note: str = ""
-
-
-def at_least(what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
-    return Row(what, value, unit, f"≥ {limit:g}", value >= limit, note)
-
-
-def at_most(what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
-    return Row(what, value, unit, f"≤ {limit:g}", value <= limit, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,33 +79,68 @@ Found = dict[str, list[Any]]  # what each step found, once per round
 
 
 def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
-    """Measure everything and store it as JSON at `output`. Blocks for about three minutes.
+    """Measure everything and store it as JSON at `output`. Blocks for about six minutes.
 
     Raises PreflightError, ApparatusLost as a run does.
     """
     raise_fd_limit(12_000)
-    cells = [Cell(NAME, 5000, 1000, rtt_s=0.001)]
-    alone = [Step(SMOKE, 60, _smoke_run)]  # a run needs the machine for itself
+    cells = [Cell(NAME, 5000, 1000, rtt_s=0.001), *_instrument(seconds)]
+    alone = [Step(SMOKE, 90, _smoke_run)]  # a run needs the machine for itself
     with (
+        tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryFile() as log,
         Rig(Settings(), cells) as rig,
         Swarm(1, 1000, rig.server.url, log) as swarm,
     ):
+        store = Store.create(Path(folder) / "run", {})
         steps = [
+            Step(NOISE, REST_S, lambda: noise_rows(rig)),
             Step(BORROW, 2, lambda: borrow_rows(rig)),
             Step(RECORD, 1, recording_rows),
+            Step(MERGE, 1, merging_rows),
+            *instrument_steps(rig, swarm, store, seconds),
+            *ladder_steps(rig, swarm, seconds),
             *rate_steps(rig, swarm, seconds),
-            *link_steps(rig, swarm, seconds),
+            Step(CROSS, 8 * seconds, lambda: cross_check(rig, swarm, seconds)),
             *prefill_steps(rig, swarm),
             *worker_steps(rig, swarm),
         ]
         all_steps = [*steps, *alone]
         display.starts(len(all_steps), sum(step.seconds for step in all_steps), "steps")
         found = take(steps, display)
+        own = instrument.certificate(store.cells(), store)
+        store.close()
     found |= take(alone, display)
-    result = {"machine": manifest(), "seconds": seconds, "rows": [asdict(r) for r in _rows(found)]}
+    rows = [asdict(row) for row in _rows(found, own)]
+    result = {"machine": manifest(), "seconds": seconds, "rows": rows}
     output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
+
+
+def certify(settings: Settings, store: Store, display: Display) -> None:
+    """Store with a run what its cells tell of the instrument, and beside it what they cannot: the
+    machine at rest, what recording costs, other tools at the same load. Blocks for some seconds.
+    """
+    cells = store.cells()
+    own = cells[cells["experiment"] == instrument.NAME]
+    if own.empty:
+        return
+    beside = replace(settings, profile="smoke")
+    with (
+        tempfile.TemporaryFile() as log,
+        Rig(beside, [Cell(NAME, 10, 10, rtt_s=0.001)]) as rig,
+        Swarm(1, 100, rig.server.url, log) as swarm,
+    ):
+        steps = [
+            Step(NOISE, REST_S, lambda: noise_rows(rig)),
+            Step(RECORD, 0.2, recording_rows),
+            Step(MERGE, 0.2, merging_rows),
+            Step(CROSS, 8 * CERTIFY_S, lambda: cross_check(rig, swarm, CERTIFY_S)),
+        ]
+        display.starts(len(steps), sum(step.seconds for step in steps), "steps of the certificate")
+        found = take(steps, display)
+    rows = [*instrument.certificate(own, store), *_single(found)]
+    store.note_certificate(asdict(row) for row in rows)
 
 
 def take(steps: Iterable[Step], display: Display) -> Found:
@@ -130,27 +153,131 @@ def take(steps: Iterable[Step], display: Display) -> Found:
     return found
 
 
-def _rows(found: Found) -> list[Row]:
+def _rows(found: Found, own: list[Row]) -> list[Row]:
     return [
+        *_single(found),
+        *own,
+        *ladder_rows(found),
         *found[BORROW][0],
-        *found[RECORD][0],
         *rate_rows(found),
-        *link_rows(found),
         *prefill_rows(found),
         *worker_rows(found),
         *run_rows(found),
     ]
 
 
+def _single(found: Found) -> list[Row]:
+    """The rows of steps that are measured once and make rows themselves."""
+    return [row for what in (NOISE, RECORD, MERGE, CROSS) for row in found[what][0]]
+
+
+# ---------------------------------------------------------------------- the instrument's own cells
+
+
+def noise_rows(rig: Rig) -> list[Row]:
+    """What the machine does while nothing is asked of it. Blocks for `REST_S`."""
+    before = read_cores()
+    rig.hiccups.mark()
+    time.sleep(REST_S)
+    stalls, after = rig.hiccups.read(), read_cores()
+    rows = [
+        Row("machine at rest: stalls above 1 ms", len(stalls) / REST_S, "/s"),
+        Row("machine at rest: longest stall", rig.hiccups.max_s * 1e3, "ms"),
+    ]
+    if before is None or after is None:
+        return rows
+    spans = [now.since(then) for now, then in zip(after, before, strict=True)]
+    every_s = sum(span.total_s for span in spans) or REST_S
+    stolen, busy = (sum(getattr(span, part) for span in spans) / every_s
+                    for part in ("steal_s", "busy_s"))  # fmt: skip
+    return [
+        *rows,
+        Row("machine at rest: stolen", 100 * stolen, "%"),
+        Row("machine at rest: busy", 100 * busy, "%"),
+    ]
+
+
+def _instrument(seconds: float) -> Iterator[Cell]:
+    """The instrument's own plan in the order in which it is measured, as often as rounds ask."""
+    planned = instrument.plan("standard", Workload(), 1)
+    given = [cell for cell in planned.once if cell.steady and cell.warmup_s]
+    special = [cell for cell in planned.once if cell not in given]
+    yield from special
+    for _ in range(ROUNDS):
+        yield from (replace(cell, measure_s=seconds) for cell in given)
+    for _ in range(SAME_ROUNDS):
+        yield from (replace(cell, measure_s=seconds) for cell in planned.cells)
+
+
+def instrument_steps(rig: Rig, swarm: Swarm, store: Store, seconds: float) -> list[Step]:
+    """Each of the instrument's cells, stored: the certificate is read from there, as a run's is."""
+
+    def of(cell: Cell, round_: int) -> Step:
+        def run() -> None:
+            for attempt in range(1, ATTEMPTS + 1):
+                seen = measure(rig, swarm, cell, round_, round_, attempt)
+                store.add(seen)
+                if seen.valid:
+                    return
+
+        return Step(f"{cell.arm}: {cell.label}", cell.warmup_s + cell.measure_s + AROUND_S, run)
+
+    rounds: dict[Cell, int] = {}
+    steps = []
+    for cell in _instrument(seconds):
+        rounds[cell] = rounds.get(cell, 0) + 1
+        steps.append(of(cell, rounds[cell]))
+    return steps
+
+
+def ladder_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
+    """For each client and way the highest open-loop rate that passes every gate."""
+    return [
+        Step(
+            _ladder(what),
+            len(rates) * (seconds + AROUND_S),
+            partial(_climb, rig, swarm, client, rtt_s, rates, seconds),
+        )
+        for what, client, rtt_s, _, rates in LADDERS
+    ]
+
+
+def _ladder(what: str) -> str:
+    return f"highest open-loop rate with gates green, {what}"
+
+
+def _climb(
+    rig: Rig, swarm: Swarm, client: Client, rtt_s: float, rates: tuple[int, ...], seconds: float
+) -> tuple[float, str]:
+    """The last rung that held before one that did not, in requests a second as achieved, and what
+    ended the climb."""
+    held, ended = 0.0, "every rate tried was held"
+    for rate in rates:
+        cell = Cell(NAME, LADDER_POOLS[rtt_s], instrument.CARRIERS, rtt_s=rtt_s, client=client,
+                    loop="open", arrivals=Arrivals(), offered_qps=float(rate),
+                    measure_s=seconds)  # fmt: skip
+        for attempt in range(1, LADDER_TRIES + 1):
+            seen = measure(rig, swarm, cell, 0, 0, attempt)
+            if seen.valid and seen.bound_by == "users":
+                break
+        else:
+            ended = f"at {rate:,}/s: {seen.invalid_reasons or f'bound by {seen.bound_by}'}"
+            break
+        held = seen.qps
+    return held, ended
+
+
+def ladder_rows(found: Found) -> list[Row]:
+    rows = []
+    for what, _, _, least, _ in LADDERS:
+        held, ended = found[_ladder(what)][0]
+        row = Row(_ladder(what), held, "/s", note=ended)
+        served = instrument.SERVED * (least or 0)
+        rows.append(Row.at_least(row.what, held, "/s", served, ended) if least else row)
+    return rows
+
+
 # ---------------------------------------------------------------------- rates, tool beside tool
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Requests per second by the server's count, and client CPU per request in microseconds."""
-
-    qps: float
-    cpu_us: float
 
 
 def rate_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
@@ -162,9 +289,9 @@ def rate_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
 
     pair = [ours("lean", 50)]
     if shutil.which("redis-benchmark"):
-        pair.append(Step(BENCHMARK, seconds + 0.5, lambda: _redis_benchmark(rig, seconds)))
-    stock = Step(STOCK, seconds + 5, lambda: _stock(rig, seconds))
-    others = [stock, ours("lean", 10), ours("redis-py", 10), ours("redis-py", 50)]
+        pair.append(Step(BENCHMARK, seconds + 0.5, lambda: redis_benchmark(rig, seconds)))
+    ordinary = Step(STOCK, seconds + 5, lambda: stock(rig, seconds))
+    others = [ordinary, ours("lean", 10), ours("redis-py", 10), ours("redis-py", 50)]
     return [*pair, *others] * ROUNDS + pair * MORE_PAIRS
 
 
@@ -184,7 +311,7 @@ def _ratios(rates: dict[str, list[Rate]]) -> list[Row]:
         pairs = [ours.qps / theirs.qps for ours, theirs in turns]
         known = log_t_interval(pairs)
         doubt = f"95 % of {len(pairs)} pairs: {known.low:.2f}–{known.high:.2f}{note}"
-        return at_least(f"lean ÷ {name}", _median(pairs), "×", least, doubt)
+        return Row.at_least(f"lean ÷ {name}", _median(pairs), "×", least, doubt)
 
     rows = [ratio("stock Locust", STOCK, 8)]
     if BENCHMARK in rates:
@@ -204,148 +331,7 @@ def _ours(rig: Rig, swarm: Swarm, client: Any, users: int, seconds: float) -> Ca
     return run
 
 
-def _stock(rig: Rig, seconds: float) -> Rate:
-    from bench.load import stock
-
-    command = [
-        sys.executable, "-m", "locust", "-f", stock.__file__, "--headless", "--only-summary",
-        "-u", "50", "-r", "50", "--loglevel", "ERROR",
-    ]  # fmt: skip
-    return _foreign_tool(rig, command, seconds, settle_s=3.0)
-
-
-def _redis_benchmark(rig: Rig, seconds: float) -> Rate:
-    command = [
-        "redis-benchmark", "-h", rig.server.host, "-p", str(rig.server.port),
-        "-c", "50", "-n", "100000000", "-q", "GET", "bench:1",
-    ]  # fmt: skip
-    return _foreign_tool(rig, command, seconds, settle_s=0.3)
-
-
-def _foreign_tool(rig: Rig, command: list[str], seconds: float, settle_s: float) -> Rate:
-    environment = {**os.environ, "REDIS_URL": rig.server.url}
-    tool = spawn(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _await_load(rig)
-        time.sleep(settle_s)
-        process = psutil.Process(tool.pid)
-        before, cpu_before = rig.server.snapshot(), _cpu_s(process)
-        time.sleep(seconds)
-        after, cpu_after = rig.server.snapshot(), _cpu_s(process)
-    finally:
-        end(tool)
-    operations = after.calls.get("get", 0) - before.calls.get("get", 0)
-    cpu_us = (cpu_after - cpu_before) / operations * 1e6
-    return Rate(operations / (after.at_s - before.at_s), cpu_us)
-
-
-def _await_load(rig: Rig) -> None:
-    idle = rig.server.snapshot().calls.get("get", 0)
-    deadline = clock() + 20
-    while rig.server.snapshot().calls.get("get", 0) == idle and clock() < deadline:
-        time.sleep(0.05)
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-# ---------------------------------------------------------------------- single costs
-
-
-def recording_rows() -> list[Row]:
-    """What the clocks, the record and its share of the histograms cost a request."""
-
-    def clocks_and_record(recorder: Recorder) -> None:
-        record = recorder.sink("GET")
-        for _ in range(MICRO_LOOPS):
-            sent = clock()
-            acquired = clock()
-            done = clock()
-            record((sent, sent, acquired, done))
-
-    recorder = Recorder(("GET",))
-    began = clock()
-    with _no_gc():
-        clocks_and_record(recorder)
-    written = clock() - began
-    digesting = clock()
-    recorder.window(began, digesting, "closed")
-    digested = clock() - digesting
-    cost_us = (written + digested) / MICRO_LOOPS * 1e6
-    return [at_most("recording a request, all clocks and histograms", cost_us, "µs", 2)]
-
-
-def borrow_rows(rig: Rig) -> list[Row]:
-    """Borrow and return of a ready connection under gevent, beside redis-py's stock pool."""
-    ours = {test: _pool(rig, test) for test in ("none", "passive")}
-    stock = BlockingConnectionPool(max_connections=10, **_options(rig))
-    rounds = [
-        {**{test: _borrow_us(pool) for test, pool in ours.items()}, "stock": _borrow_us(stock)}
-        for _ in range(ROUNDS)
-    ]
-    for pool in (*ours.values(), stock):
-        pool.disconnect()
-    costs = {name: _median(r[name] for r in rounds) for name in rounds[0]}
-    return [
-        at_most("borrow and return, test_on_borrow none", costs["none"], "µs", 4),
-        at_most("borrow and return, test_on_borrow passive", costs["passive"], "µs", 8),
-        Row("borrow and return, redis-py's BlockingConnectionPool", costs["stock"], "µs"),
-    ]
-
-
-def _pool(rig: Rig, test_on_borrow: Any) -> Any:
-    return open_pool(Cell(NAME, 10, 1, test_on_borrow=test_on_borrow), rig.server.url, None)
-
-
-def _options(rig: Rig) -> dict[str, Any]:
-    options = dict(parse_url(rig.server.url))
-    options.pop("connection_class", None)
-    return options
-
-
-def _borrow_us(pool: Any) -> float:
-    pool.release(pool.get_connection())
-    loops = MICRO_LOOPS // 5
-    with _no_gc():
-        began = clock()
-        for _ in range(loops):
-            pool.release(pool.get_connection())
-        return (clock() - began) / loops * 1e6
-
-
-@contextmanager
-def _no_gc() -> Iterator[None]:
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-# ---------------------------------------------------------------------- link, prefill, memory
-
-
-def link_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
-    """The link at a round trip of 1 ms."""
-
-    def of(what: str, users: int) -> Step:
-        return Step(what, seconds + AROUND_S,
-                    lambda: _cell_seen(rig, swarm, users, users, 0.001, seconds))  # fmt: skip
-
-    return [of(LINK_MANY, 200)] * ROUNDS + [of(LINK_ONE, 1)] * ROUNDS
-
-
-def link_rows(found: Found) -> list[Row]:
-    """What the link carries, costs, and adds."""
-    many, one = found[LINK_MANY], found[LINK_ONE]
-    return [
-        at_least(LINK_MANY, _median(o.qps for o in many), "/s", 40_000,
-                 f"bound by {many[-1].bound_by}"),
-        at_most("link CPU per request", _median(o.link_cpu_us_per_op or 0 for o in many), "µs", 20),
-        at_most(LINK_ONE, _median((o.latency.p50 or 0) * 1e3 for o in one), "ms", 1.35),
-    ]  # fmt: skip
+# ---------------------------------------------------------------------- prefill, memory
 
 
 def _cell_seen(
@@ -375,7 +361,7 @@ def prefill_steps(rig: Rig, swarm: Swarm) -> list[Step]:
 
 def prefill_rows(found: Found) -> list[Row]:
     return [
-        at_most(what, _median(found[what]), "s", limit_s)
+        Row.at_most(what, _median(found[what]), "s", limit_s)
         for pool, rtt_s, limit_s in PREFILLS
         for what in [_prefill(pool, rtt_s)]
     ]
@@ -398,8 +384,8 @@ def worker_steps(rig: Rig, swarm: Swarm) -> list[Step]:
 
 def worker_rows(found: Found) -> list[Row]:
     return [
-        at_most(WORKER, found[WORKER][0] / 1e6, "MB", 400),
-        at_most(OUTSIDE, max(found[OUTSIDE]), "s", 0.8),
+        Row.at_most(WORKER, found[WORKER][0] / 1e6, "MB", 400),
+        Row.at_most(OUTSIDE, max(found[OUTSIDE]), "s", 0.8),
     ]
 
 
@@ -420,14 +406,14 @@ def run_rows(found: Found) -> list[Row]:
     """How long whole runs take: a smoke run now, the committed standard run by its own clock."""
     seconds, status = found[SMOKE][0]
     note = "" if status == 0 else f"exit status {status}"
-    smoke = at_most(SMOKE, seconds, "s", 90, note)
+    smoke = Row.at_most(SMOKE, seconds, "s", 90, note)
     rows = [replace(smoke, reached=bool(smoke.reached) and status == 0)]
     if REFERENCE.exists():
         told = json.loads(REFERENCE.read_bytes())
         started, ended = (datetime.fromisoformat(told[name]) for name in ("started", "ended"))
         profile, took_s = told["settings"]["profile"], (ended - started).total_seconds()
         if profile == "standard":
-            rows.append(at_most("standard sweep, of results/reference", took_s, "s", 150))
+            rows.append(Row.at_most("standard sweep, of results/reference", took_s, "s", 150))
     return rows
 
 

@@ -1,0 +1,31 @@
+"""How a run's cells fared at each gate. A table of cells has a column `gate_NAME` per gate, which
+holds its figure, and names the gates that failed in `invalid_reasons`."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+PREFIX = "gate_"
+
+
+def gate_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """A row per gate: how many cells hold its figure, how many failed it, and the figure's median
+    and extremes. Attempts count one by one: a cell measured again failed all the same."""
+    rows = [
+        {
+            "gate": name,
+            "cells": int(cells[column].notna().sum()),
+            "failed": int(cells["invalid_reasons"].map(lambda said, n=name: _names(said, n)).sum()),
+            "lowest": cells[column].min(),
+            "median": cells[column].median(),
+            "highest": cells[column].max(),
+        }
+        for column in cells.columns
+        if column.startswith(PREFIX)
+        for name in [column.removeprefix(PREFIX)]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _names(reasons: str, gate: str) -> bool:
+    return any(reason.startswith(f"{gate}: ") for reason in reasons.split("; "))

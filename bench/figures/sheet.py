@@ -1,0 +1,100 @@
+"""The sheet a plot stands on: the finding as title, panel titles, legend, small print, files."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.figures.style import CROSS, INK, MUTED, NEUTRAL, STYLE, marker, pool_style
+from bench.figures.units import si
+
+DPI = 170
+
+
+def new_figure(
+    finding: str, rows: int = 1, columns: int = 1, size: tuple[float, float] = (9.0, 5.2)
+) -> tuple[Figure, list[Axes]]:
+    """A figure whose title states the finding, and its axes row by row; `size` is in inches."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        unbroken = re.sub(r"(?<=\d) (?=%|[kMGmµ]?[sB]\b|[kM]/s|×)", "\N{NO-BREAK SPACE}", finding)
+        title = textwrap.fill(unbroken, int(8.8 * size[0]))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    return figure, axes
+
+
+def panel_title(axes: Axes, text: str) -> None:
+    """What this panel shows and under which settings, in one line above it."""
+    axes.set_title(text, loc="left", fontsize=9.5, color=MUTED)
+
+
+_HOLLOW = Line2D(
+    [],
+    [],
+    linestyle="",
+    label="hollow: bound by the rig, no evidence about a pool (a rate is a lower bound)",
+    **marker(NEUTRAL, hollow=True),
+)
+_INVALID = Line2D([], [], linestyle="", label="crossed out: invalid, a gate failed", **CROSS)
+SMALL_PRINT = 8.5
+CHARACTERS_PER_INCH = 13.5  # of small print
+
+
+def footnote(
+    figure: Figure, text: str = "", *, hollow: bool = False, invalid: bool = False
+) -> None:
+    """Small print below the figure: where the data come from, and what the marks it has mean."""
+    lines = textwrap.fill(text, int(CHARACTERS_PER_INCH * figure.get_size_inches()[0]))
+    marks = [*[_HOLLOW] * hollow, *[_INVALID] * invalid]
+    if not marks:
+        figure.supxlabel(lines, x=0.01, ha="left", fontsize=SMALL_PRINT, color=MUTED)
+        return
+    figure.legend(
+        handles=marks,
+        title=lines,
+        title_fontproperties={"size": SMALL_PRINT},
+        loc="outside lower left",
+        alignment="left",
+        ncols=2,
+        fontsize=SMALL_PRINT,
+        labelcolor=INK,
+        frameon=False,
+    ).get_title().set_color(MUTED)
+
+
+def pool_legend(figure: Figure, sizes: Iterable[int], *, title: str = "pool size") -> None:
+    """A legend right of the figure, the largest pool on top."""
+    marks = {size: marker(pool_style(size)) for size in sorted(set(sizes))}
+    handles = [
+        Line2D([], [], linestyle="", label=si(size, "count"), **mark)
+        for size, mark in reversed(marks.items())
+    ]
+    figure.legend(
+        handles=handles,
+        title=title,
+        loc="outside right center",
+        alignment="left",
+        labelcolor=INK,
+        frameon=False,
+    )
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write name.png and name.svg; the same figure gives the same bytes. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with mpl.rc_context(STYLE):
+        figure.savefig(png, dpi=DPI, metadata={"Software": None})
+        engine = figure.get_layout_engine()
+        figure.set_layout_engine("none")  # it is laid out already, and that costs half the time
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine(engine)
+    return [png, svg]

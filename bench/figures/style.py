@@ -1,0 +1,100 @@
+"""How things look on every plot: a colour and marker per pool size, hollow markers where the
+apparatus set the limit, a cross where a gate failed. A colour has one meaning through the project,
+and every kind of colour vision can tell it from those it meets.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
+
+INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
+INVALID = "#b3261e"
+GROUND = "#fbfcfd"
+# Text that lines run behind and markers in front of.
+OVER_LINES: Any = {"zorder": 2.5, "bbox": {"facecolor": GROUND, "edgecolor": "none", "pad": 0.5}}
+
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": MUTED,
+    "axes.facecolor": GROUND,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "path.simplify": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "redis-pool-bench",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.color": MUTED,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+}
+
+
+class Style(NamedTuple):
+    """How one line of the plot looks, on every plot of the project."""
+
+    colour: str
+    marker: str
+
+
+NEUTRAL = Style(MUTED, "o")  # what is no single pool: the 'pool not binding' band, a reference
+LINE = Style(MUTED, "")  # a line without points
+# Latency from the intended time, and from the moment of sending, which leaves waiting callers out.
+CORRECTED, UNCORRECTED = Style("#117733", "o"), Style("#3399cc", "s")
+# How a request is made.
+CLIENTS = {"lean": Style("#882255", "o"), "redis-py": Style("#999933", "o")}
+# How connections were opened and handed out.
+VARIANTS = {
+    ("prefilled", "lifo"): Style("#00509d", "o"),
+    ("prefilled", "fifo"): Style("#d55e00", "^"),
+    ("lazy", "lifo"): Style("#6e7781", "s"),
+}
+_SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_MARKERS = ("o", "s", "^", "D", "v", "p", "<", "h", ">", "8")
+# Dark blue to orange: ordered, in lightness as well as in hue, for every kind of colour vision. The
+# map's pale end, which vanishes on a light ground, is left out.
+_MAP, _MAP_END = mpl.colormaps["plasma"], 0.84
+
+
+def pool_style(size: int) -> Style:
+    """The colour and marker of a pool size; sizes not in the sweep lie between their neighbours."""
+    place = math.log(max(size, 1) / _SIZES[0]) / math.log(_SIZES[-1] / _SIZES[0])
+    place = min(max(place, 0.0), 1.0)
+    return Style(to_hex(_MAP(_MAP_END * place)), _MARKERS[round(place * (len(_SIZES) - 1))])
+
+
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 10, "color": INVALID, "markeredgewidth": 1.8}
+
+
+def marker(style: Style, *, hollow: bool = False) -> dict[str, Any]:
+    """What matplotlib is told to draw a point of this look."""
+    return {
+        "marker": style.marker,
+        "color": style.colour,
+        "markerfacecolor": GROUND if hollow else style.colour,
+        "markeredgewidth": 1.4,
+    }
+
+
+def darker(colour: str) -> str:
+    """The same hue, dark enough for small text."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.75 * red, 0.75 * green, 0.75 * blue))
