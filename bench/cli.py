@@ -253,13 +253,13 @@ def worker(
     master_host: Annotated[str, typer.Option("--master", help="Host of the master.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the master.")] = 5557,
 ) -> None:
-    """Be a worker of a Locust master that runs locustfiles/closed_loop.py, until it quits.
+    """Be a worker of a Locust master that runs a file of locustfiles/, until it quits.
 
-    The pool's options are given to the master; REDIS_URL in the environment names the server.
+    All options are given to the master; REDIS_URL in the environment names the server.
 
-    Example: bench worker --port 5557, beside: locust -f locustfiles/closed_loop.py --master
+    Example: bench worker --port 5557, beside: locust -f locustfiles/open_loop.py --master
     """
-    from bench.load.worker import CLOSED_LOOP, require_master, worker_command
+    from bench.load.worker import STANDALONE, require_master, worker_command
     from bench.rig.server import open_server
 
     url = _url()
@@ -268,7 +268,7 @@ def worker(
     open_server(url, max_connections=1).close()
     require_master(master_host, port)
     typer.echo(f"joining the Locust master at {master_host}:{port}; Ctrl-C leaves it", err=True)
-    os.execv(sys.executable, worker_command(master_host, port, CLOSED_LOOP))
+    os.execv(sys.executable, worker_command(master_host, port, STANDALONE))
 
 
 def _settings(base: Settings, given: dict[str, Any]) -> Settings:

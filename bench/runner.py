@@ -131,7 +131,8 @@ def check(settings: Settings) -> dict[str, Any]:
 def run(settings: Settings, store: Store, watcher: Watcher) -> None:
     """Measure all that `store` lacks. Blocks for the whole run; finished cells are on disk at once.
 
-    Raises PreflightError before any load, ApparatusLost when a part of the rig dies in mid-run.
+    Raises PreflightError before any load, ApparatusLost when a part of the rig dies in mid-run,
+    be it one of several workers, whose cell is stored as invalid.
     """
     planned = plan(settings)
     check_descriptors(planned)
@@ -164,6 +165,8 @@ def _run_block(
             for attempt in range(made + 1, ATTEMPTS + 1):
                 observation = measure(rig, swarm, cell, block.number, block.replicate, attempt)
                 store.add(observation)
+                if observation.workers_lost:
+                    raise swarm.loss(observation.workers_lost)
                 if observation.valid:
                     break
             watcher.has(observation, expected_s(cell))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from bench.load.arrivals import CHUNK, Schedule, read_trace, schedule
+from bench.load.arrivals import CHUNK, Schedule, _Bursts, _Made, _Steps, read_trace, schedule
 from bench.model import Arrivals, PreflightError
 
 MANY = 20_000  # arrivals: enough for the laws, and made in a few milliseconds
@@ -26,6 +27,11 @@ CONSTANT = Arrivals("constant")
 BURSTY = Arrivals("bursty", peak_to_mean=4.0, period_s=0.1)
 SPIKE = Arrivals("spike", spike_factor=5.0, spike_at_s=2.0, spike_s=3.0)
 GAP = Arrivals("spike", spike_factor=0.0, spike_at_s=2.0, spike_s=3.0)
+
+
+def named(arrivals: Arrivals) -> str:
+    return "gap" if arrivals == GAP else arrivals.process
+
 
 arrivals_at_random = st.one_of(
     st.just(POISSON),
@@ -101,6 +107,14 @@ def test_a_slice_is_its_parts_bit_for_bit(made: tuple[Schedule, float, float], d
     assert np.concatenate(parts).tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("arrivals", [POISSON, CONSTANT, BURSTY, SPIKE, GAP], ids=named)
+def test_many_parts_make_up_the_whole_across_pauses_and_steps(arrivals: Arrivals) -> None:
+    plan = schedule(arrivals, 20_000.0, 1)
+    edges = np.arange(0.0, 6.0, 0.013).tolist()
+    parts = [plan.between(*edge) for edge in pairwise(edges)]
+    assert np.concatenate(parts).tobytes() == plan.between(0.0, edges[-1]).tobytes()
+
+
 @QUIET
 @given(slices())
 def test_times_ascend_within_the_slice_and_are_counted(made: tuple[Schedule, float, float]) -> None:
@@ -112,6 +126,45 @@ def test_times_ascend_within_the_slice_and_are_counted(made: tuple[Schedule, flo
     assert plan.end_s == np.inf
 
 
+def test_rounding_turns_no_times_around_where_bursts_touch() -> None:
+    """Points a last digit apart, on both sides of the joint: many joints, as few would do it."""
+    draw = np.random.default_rng(1).random
+    for seed in range(5_000):
+        rate, period_s, number = 10 ** (9 * draw() - 3), 10 ** (5 * draw() - 3), int(1e6 * draw())
+        joint = number * (rate * period_s)
+        times = _Bursts(rate, 1.0, period_s, seed).times(around(joint))
+        assert (np.diff(times) >= 0).all()
+
+
+def test_rounding_carries_no_time_past_a_step() -> None:
+    rate, spiked, at_s, length_s = 1.9, 1.9 * 1.69, 4.7, 24.4  # found by trying: one in 10,000 does
+    times = _Steps([rate, spiked, rate], [at_s, length_s]).times(
+        around(rate * at_s + spiked * length_s)
+    )
+    assert (np.diff(times) >= 0).all()
+    assert (times[:20] <= at_s + length_s).all()
+
+
+def test_rounding_loses_no_arrival_at_the_joint_of_two_chunks() -> None:
+    def last_of(chunk: int) -> NDArray[np.float64]:
+        return np.array([np.nextafter((chunk + 1) * CHUNK, 0.0)])
+
+    clock = _Steps([0.7])
+    plan = _Made(clock, last_of, CHUNK)
+    for chunk in range(300):
+        at_s = float(clock.times(last_of(chunk))[0])
+        assert plan.count(at_s, np.nextafter(at_s, np.inf)) == 1
+
+
+def test_an_arrival_on_the_edge_of_a_gap_comes_after_it() -> None:
+    assert _Steps([1.0, 0.0, 1.0], [2.0, 3.0]).times(np.array([1.5, 2.0])).tolist() == [1.5, 5.0]
+
+
+def around(point: float) -> NDArray[np.float64]:
+    """That point, and the twenty before and nineteen behind it that float64 can tell apart."""
+    return point + np.arange(-20, 20) * np.spacing(point)
+
+
 @QUIET
 @given(any_arrivals, st.integers(0, 2**40), st.integers(0, 3))
 def test_equal_arguments_give_equal_times(arrivals: Arrivals, seed: int, worker: int) -> None:
@@ -120,14 +173,14 @@ def test_equal_arguments_give_equal_times(arrivals: Arrivals, seed: int, worker:
     assert first.between(0.0, 9.0).tobytes() == second.between(0.0, 9.0).tobytes()
 
 
-@pytest.mark.parametrize("arrivals", [POISSON, CONSTANT, BURSTY, SPIKE, GAP])
+@pytest.mark.parametrize("arrivals", [POISSON, CONSTANT, BURSTY, SPIKE, GAP], ids=named)
 def test_nothing_arrives_before_the_load_begins_or_in_an_empty_slice(arrivals: Arrivals) -> None:
     plan = schedule(arrivals, 1_000.0, 1)
     assert plan.between(-5.0, 1.0).tobytes() == plan.between(0.0, 1.0).tobytes()
     assert [plan.count(-2.0, -1.0), plan.count(1.0, 1.0), plan.count(2.0, 1.0)] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("arrivals", [POISSON, CONSTANT, BURSTY, SPIKE])
+@pytest.mark.parametrize("arrivals", [POISSON, CONSTANT, BURSTY, SPIKE], ids=named)
 def test_a_slice_far_out_costs_its_own_length(arrivals: Arrivals) -> None:
     plan = schedule(arrivals, 100_000.0, 1)
     tracemalloc.start()
@@ -148,7 +201,7 @@ def test_a_long_stretch_is_counted_in_little_memory() -> None:
     assert peak < 200_000
 
 
-@pytest.mark.parametrize("arrivals", [POISSON, BURSTY, SPIKE, GAP])
+@pytest.mark.parametrize("arrivals", [POISSON, BURSTY, SPIKE, GAP], ids=named)
 def test_seeds_and_workers_have_no_arrival_in_common(arrivals: Arrivals) -> None:
     streams = [(1, 0), (1, 1), (2, 0), (0, 1), (2**32 + 1, 0)]
     made = [schedule(arrivals, 1_000.0, *stream, 2).between(0.0, 3.0) for stream in streams]
@@ -374,7 +427,7 @@ def refusal(path: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("content", BAD_TRACES)
+@pytest.mark.parametrize("content", BAD_TRACES, ids=range(len(BAD_TRACES)))
 def test_a_bad_trace_is_refused_by_file_and_line(tmp_path: Path, content: str | bytes) -> None:
     path = trace_file(tmp_path, content)
     said = refusal(path)

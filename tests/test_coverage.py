@@ -19,7 +19,7 @@ from bench.analysis.steady import mser5, percentile_interval
 
 RUNS = 2_000
 CHUNK = 100  # runs at a time: memory stays small
-PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+PERCENTILES = (0.5, 0.9, 0.99)
 
 Array = NDArray[np.float64]
 Report = Callable[[str], None]
@@ -50,12 +50,6 @@ def chunks(draw: Callable[..., Array], seed: int, *args: float) -> Iterator[Arra
         yield from draw(rng, CHUNK, *args)
 
 
-def in_flight_steps(hold_s: Array, arrive_s: Array) -> Array:
-    """How many are in flight right after each arrival."""
-    gone = np.searchsorted(np.sort(arrive_s + hold_s), arrive_s, side="right")
-    return np.arange(1, arrive_s.size + 1) - gone
-
-
 @pytest.mark.parametrize("replicates", [3, 5])
 def test_log_t_interval(replicates: int, report_line: Report) -> None:
     rng = np.random.default_rng(20)
@@ -80,11 +74,6 @@ def test_log_t_interval(replicates: int, report_line: Report) -> None:
             (queue_waits, 2, 20_000, 0.6),
             lambda p: queue_wait_quantile(0.6, p),
         ),
-        (
-            "waits of M/M/1 70 % busy, 50,000",
-            (queue_waits, 3, 50_000, 0.7),
-            lambda p: queue_wait_quantile(0.7, p),
-        ),
     ],
 )
 def test_percentile_interval(
@@ -107,11 +96,13 @@ def test_percentile_interval(
 
 
 @pytest.mark.parametrize("edge", [0.95, 1.05])
-def test_equivalence_is_seldom_claimed_at_the_margins_edge(edge: float, report_line: Report) -> None:
-    draws = edge * np.exp(np.random.default_rng(4).normal(0, 0.02, (2 * RUNS, 5)))
+def test_equivalence_is_seldom_claimed_at_the_margins_edge(
+    edge: float, report_line: Report
+) -> None:
+    draws = edge * np.exp(np.random.default_rng(4).normal(0, 0.02, (5 * RUNS, 5)))
     claimed = np.mean([equivalence(row).equivalent for row in draws])
     report_line(f"equivalence, true ratio {edge}, σ 2 %: claimed {claimed:.1%} (at most 5 %)")
-    assert 0.035 <= claimed <= 0.06  # 5 %, give or take what 4,000 runs scatter
+    assert 0.045 <= claimed <= 0.0565  # 5 %, give or take what 10,000 runs scatter
 
 
 def test_equivalence_is_claimed_where_it_holds(report_line: Report) -> None:
@@ -176,28 +167,52 @@ def test_mser5_cuts_little_of_what_is_settled(phi: float, report_line: Report) -
     assert len(known) >= 0.99 * RUNS
 
 
-@pytest.mark.parametrize("holds", ["constant", "exponential", "lognormal"])
+HOLDS: dict[str, Callable[[np.random.Generator, int], Array]] = {
+    "constant": lambda rng, n: np.ones(n),
+    "exponential": lambda rng, n: rng.exponential(1, n),
+    "lognormal": lambda rng, n: rng.lognormal(-0.125, 0.5, n),
+}
+SPAN = 1_000  # in mean hold times
+
+
+@pytest.mark.parametrize("holds", list(HOLDS))
 def test_in_flight_whatever_the_hold_times(holds: str, report_line: Report) -> None:
-    """M/G/∞ at L = 10: quantiles over time, and the largest within a minute of 1 ms holds, in
-    2,000 minutes; a tenth of the minute, ten times as many, for what varies the peak's theory."""
+    """M/G/∞ at L = 10, over the second as arrivals see it, and the largest within it."""
     rng = np.random.default_rng(10)
-    peaks, at = [], np.zeros(60)
+    peaks, seen = [], np.zeros(100)
     for _ in range(RUNS):
-        arrive = np.sort(rng.uniform(-20, 6_000, rng.poisson(10 * 6_020)))  # unit: a hold time
-        hold = {
-            "constant": lambda n: np.ones(n),
-            "exponential": lambda n: rng.exponential(1, n),
-            "lognormal": lambda n: rng.lognormal(-0.5, 1, n),
-        }[holds](arrive.size)
-        seen = in_flight_steps(hold, arrive)[arrive >= 0]
-        at += np.bincount(seen - 1, minlength=60)[:60]  # an arrival sees the others as time does
-        peaks.append(int(seen.max()))
-    shares = np.cumsum(at) / at.sum()
+        arrive = np.sort(rng.uniform(-20, SPAN, rng.poisson(10 * (SPAN + 20))))
+        gone = np.searchsorted(np.sort(arrive + HOLDS[holds](rng, arrive.size)), arrive)
+        others = (np.arange(arrive.size) - gone)[arrive >= 0]
+        seen += np.bincount(others, minlength=100)
+        peaks.append(int(others.max()) + 1)
+    shares = np.cumsum(seen) / seen.sum()
     found = [int(np.searchsorted(shares, p)) for p in (0.5, 0.9, 0.99, 0.999)]
-    held = [np.mean(np.array(peaks) <= in_flight_peak(10, 1, 6_000, p)) for p in (0.5, 0.9)]
+    median, theory = int(np.median(peaks)), in_flight_peak(10, 1, SPAN)
     report_line(
-        f"in flight, {holds} holds: p50 p90 p99 p99.9 {found}; peak of 6,000 holds, median "
-        f"{int(np.median(peaks))}, theory {in_flight_peak(10, 1, 6_000)}"
+        f"in flight at L = 10, {holds} holds: p50, p90, p99, p99.9 {found}; the most in a second "
+        f"of 1 ms holds, median {median}, theory {theory}"
     )
     assert found == [in_flight_quantile(10, p) for p in (0.5, 0.9, 0.99, 0.999)]
-    assert held[0] >= 0.5
+    assert median == theory
+
+
+def test_the_most_in_flight_within_a_minute(report_line: Report) -> None:
+    """L = 10, constant holds: more than m are in flight where m + 1 arrivals fall into one hold.
+
+    Counting each crossing of a level as a peak gives a median of 29; it is 28.
+    """
+    rng, span, minutes = np.random.default_rng(11), 60_000, 1_000
+    levels = range(26, 33)
+    within = np.zeros(len(levels))
+    for _ in range(minutes):
+        arrive = np.cumsum(rng.exponential(0.1, rng.poisson(10 * (span + 1))))
+        within += [np.min(arrive[m:] - arrive[:-m]) > 1 for m in levels]
+    shares = within / minutes
+    median, p90 = (levels[int(np.argmax(shares >= p))] for p in (0.5, 0.9))
+    report_line(
+        f"in flight at L = 10, the most in a minute of 1 ms holds: median {median}, p90 {p90}; "
+        f"at most 28 in {shares[2]:.1%} of {minutes} minutes (approximation 55.7 %)"
+    )
+    assert (median, p90) == tuple(in_flight_peak(10, 1, span, p) for p in (0.5, 0.9))
+    assert shares[2] == pytest.approx(0.557, abs=0.04)

@@ -127,6 +127,168 @@ def test_too_few_intervals_say_nothing(rates: list[float]) -> None:
     assert (gate.figure, gate.passed) == (None, None)
 
 
+# ---------------------------------------------------------------------- open loops
+
+
+@pytest.mark.parametrize(
+    ("done", "passed", "reason"),
+    [(10_000, True, ""), (9_990, True, ""), (9_989, False, "only 99.89% of offered")],
+)
+def test_999_of_1000_arrivals_must_be_served(done: int, passed: bool, reason: str) -> None:
+    gate = gates.served(10_000, done, "users")
+    assert gate == Gate("served", done / 10_000, 0.999, passed, reason)
+    assert gates.served(10_000, done, "generator").passed is passed
+
+
+def test_where_the_pool_is_the_limit_not_all_can_be_served() -> None:
+    gate = gates.served(10_000, 5_000, "pool")
+    assert (gate.figure, gate.passed) == (0.5, None)
+    assert "pool is the limit" in gate.reason
+
+
+def test_without_arrivals_there_is_nothing_to_serve_or_to_queue() -> None:
+    for gate in (gates.served(0, 0, "users"), gates.backlog(0, 20, 0, "users")):
+        assert (gate.figure, gate.passed) == (None, None)
+        assert "no arrival" in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("grown", "figure", "passed"),
+    [(-30, 0, True), (20, 0, True), (520, 0.05, True), (521, 0.0501, False), (8_020, 0.8, False)],
+)
+def test_a_line_may_not_grow_by_a_twentieth_of_the_arrivals(
+    grown: int, figure: float, passed: bool
+) -> None:
+    gate = gates.backlog(grown, room=20, scheduled=10_000, bound="generator")
+    assert (gate.name, gate.limit, gate.passed) == ("backlog", 0.05, passed)
+    assert gate.figure == pytest.approx(figure)
+    assert gate.reason == (
+        "" if passed else f"{figure:.1%} of the arrivals piled up within the window"
+    )
+
+
+def test_a_line_at_a_pool_that_is_the_limit_grows_with_good_reason() -> None:
+    gate = gates.backlog(8_020, room=20, scheduled=10_000, bound="pool")
+    assert (gate.figure, gate.passed) == (0.8, None)
+
+
+@pytest.mark.parametrize(
+    ("p99_s", "unloaded_s", "limit", "passed"),
+    [
+        (0.5e-3, 1.2e-3, 0.5e-3, True),  # half a millisecond at least,
+        (0.51e-3, 1.2e-3, 0.5e-3, False),
+        (5e-3, 50e-3, 5e-3, True),  # or a tenth of the round trip
+        (5.1e-3, 50e-3, 5e-3, False),
+    ],
+)
+def test_the_generator_keeps_its_schedule(
+    p99_s: float, unloaded_s: float, limit: float, passed: bool
+) -> None:
+    gate = gates.send_lag(p99_s, unloaded_s, rtt_s=unloaded_s)
+    assert (gate.name, gate.figure, gate.passed) == ("send_lag", p99_s, passed)
+    assert gate.limit == pytest.approx(limit)
+    assert gate.reason == (
+        "" if passed else f"p99 {p99_s * 1e3:.2f} ms behind schedule, {limit * 1e3:.2f} ms allowed"
+    )
+
+
+def test_the_send_lag_is_only_reported_at_no_round_trip_or_of_too_few() -> None:
+    near, few = gates.send_lag(0.02, 30e-6, 0.0), gates.send_lag(None, 1e-3, 1e-3)
+    assert (near.figure, near.passed, near.reason) == (0.02, None, "at RTT 0 reported, not gated")
+    assert (few.figure, few.passed, few.reason) == (None, None, "too few requests for a p99")
+
+
+@pytest.mark.parametrize(
+    ("empty", "passed", "reason"),
+    [
+        (0.0, True, ""),
+        (0.001, True, ""),
+        (0.0011, False, "0.11% of requests found it empty"),
+        (0.2, False, "20.00% of requests found it empty"),
+    ],
+)
+def test_a_pool_of_four_times_the_load_is_never_found_empty(
+    empty: float, passed: bool, reason: str
+) -> None:
+    gate = gates.null_control(empty, 40, concurrency=41, in_flight_mean=10.0, rtt_s=0.001)
+    assert gate == Gate("null_control", empty, 0.001, passed, reason)
+
+
+def test_a_smaller_pool_is_no_control_and_at_no_round_trip_there_is_none() -> None:
+    small = gates.null_control(0.2, 39, concurrency=500, in_flight_mean=10.0, rtt_s=0.001)
+    few = gates.null_control(0.0, 40, concurrency=40, in_flight_mean=10.0, rtt_s=0.001)
+    near = gates.null_control(0.2, 40, concurrency=500, in_flight_mean=1.0, rtt_s=0.0)
+    for gate in (small, few):
+        assert (gate.figure, gate.passed) == (None, None)
+        assert "no control" in gate.reason
+    assert (near.figure, near.passed) == (0.2, None)
+    assert "RTT 0" in near.reason
+
+
+# ---------------------------------------------------------------------- the apparatus
+
+
+@pytest.mark.parametrize(
+    ("quickest_s", "rtt_s", "passed"),
+    [
+        (0.991e-3, 1e-3, True),  # the clocks are read at different moments
+        (0.989e-3, 1e-3, False),
+        (1.44e-3, 1e-3, True),  # a twentieth, and 0.4 ms for the relaying itself
+        (1.46e-3, 1e-3, False),
+        (52.8e-3, 50e-3, True),
+        (53.0e-3, 50e-3, False),
+        (49.0e-3, 50e-3, False),
+    ],
+)
+def test_the_link_takes_as_long_as_it_is_set_to(
+    quickest_s: float, rtt_s: float, passed: bool
+) -> None:
+    gate = gates.link_rtt(quickest_s, rtt_s)
+    assert (gate.name, gate.passed) == ("link_rtt", passed)
+    assert gate.figure == pytest.approx(quickest_s / rtt_s - 1)
+    assert gate.limit == pytest.approx(0.05 + 0.4e-3 / rtt_s)  # what was applied
+    wrong = f"the quickest request took {quickest_s * 1e3:.3g} ms at RTT {rtt_s * 1e3:g} ms"
+    assert gate.reason == ("" if passed else wrong)
+
+
+def test_without_a_link_there_is_no_setting_to_check() -> None:
+    gate = gates.link_rtt(40e-6, 0.0)
+    assert (gate.figure, gate.passed, gate.reason) == (None, None, "no link on the path")
+
+
+def test_no_worker_may_be_lost() -> None:
+    assert gates.workers(0, 2) == Gate("workers", 0.0, 0.0, True, "")
+    assert gates.workers(1, 2) == Gate("workers", 1.0, 0.0, False, "1 of 2 lost")
+
+
+@pytest.mark.parametrize(
+    ("step_s", "passed"),
+    [(0.0, True), (0.05, True), (-0.05, True), (0.051, False), (-0.051, False)],
+)
+def test_the_wall_clock_may_slew_and_not_step(step_s: float, passed: bool) -> None:
+    gate = gates.clock(step_s, backwards=0)
+    assert (gate.name, gate.figure, gate.limit, gate.passed) == ("clock", step_s, 0.05, passed)
+    assert gate.reason == (
+        "" if passed else f"the wall clock stepped by {step_s:+.3f} s within the window"
+    )
+
+
+def test_no_request_runs_backwards() -> None:
+    assert gates.clock(0.0, 3) == Gate("clock", 0.0, 0.05, False, "3 requests run backwards")
+
+
+@pytest.mark.parametrize(("longest_s", "told"), [(0.0, ""), (0.001, ""), (0.0011, "1.1 ms; 75%")])
+def test_a_stall_above_a_millisecond_is_told_and_not_gated(longest_s: float, told: str) -> None:
+    gate = gates.hiccups(longest_s, calm_share=0.75)
+    assert (gate.name, gate.figure, gate.limit, gate.passed) == ("hiccups", longest_s, 1e-3, None)
+    assert bool(gate.reason) is bool(told)
+    assert told in gate.reason
+    assert bool(gates.doubts([gate])) is bool(told)
+
+
+# ---------------------------------------------------------------------- what bounds a cell
+
+
 IDLE: dict[str, Any] = {
     "worker_busy": [0.3, 0.2],
     "link_busy": 0.3,
@@ -162,6 +324,10 @@ IDLE: dict[str, Any] = {
         ({"machine_busy": 0.85}, "machine"),
         ({"machine_busy": 0.84}, "users"),
         ({"machine_busy": 0.9, "server_busy": 0.9}, "server"),
+        ({"behind": True}, "generator"),  # though it was not busy
+        ({"behind": True, "in_use_mean": 10.0}, "pool"),
+        ({"behind": True, "machine_busy": 0.9}, "machine"),
+        ({"behind": True, "server_busy": 0.9}, "server"),
     ],
 )
 def test_every_cell_names_what_bounds_it(changed: dict[str, Any], bound: str) -> None:

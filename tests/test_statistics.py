@@ -188,6 +188,12 @@ def test_few_replicates_never_show_equivalence(ratios: list[float]) -> None:
     assert "5 needed" in found.ratio.warnings[-1]
 
 
+def test_unknown_ratios_are_left_out_of_equivalence_and_said() -> None:
+    found = equivalence([*logs_with(0.0, 0.01, 5), None])
+    assert (found.equivalent, found.ratio.n) == (True, 5)
+    assert found.ratio.warnings == ("1 of 6 replicates hold no value",)
+
+
 def test_no_equivalence_without_an_interval() -> None:
     found = equivalence([1.0, 1.0, 1.0, 1.0, 0.0])
     assert not found.equivalent

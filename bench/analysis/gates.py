@@ -25,6 +25,7 @@ CORE_BUSY = 0.85  # rule 7, bound by: share of one core
 RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
 STRETCHED = 1.10  # ours: hold time ÷ unloaded round trip up to which such waits have not shown
 SERVED = 0.999  # rule 7, open loop: of the arrivals due within the window
+BACKLOG = 0.05  # ours: of the arrivals, by which the line may have grown when the window ends
 SEND_LAG_SHARE, SEND_LAG_S = 0.10, 0.5e-3  # rule 7, open loop: of the unloaded round trip; at least
 NULL_POOL, NULL_EMPTY = 4, 0.001  # rule 7, null control: × the mean in flight; share found empty
 LINK_EARLY = 0.01  # ours: the relay's clock and the worker's are read at different moments
@@ -141,6 +142,25 @@ def served(scheduled: int, done: int, bound: BoundBy) -> Gate:
     return Gate("served", figure, SERVED, passed, "" if passed else f"only {figure:.2%} of offered")
 
 
+def backlog(grown: int, room: float, scheduled: int, bound: BoundBy) -> Gate:
+    """Whether an open loop was kept up with: by what share of the arrivals its line grew.
+
+    A line that only grows is served in the drain, so `served` does not see it: at twice what can be
+    carried, all would have been served. `grown`: how many more requests were out at the window's
+    end than at its begin; `room`: how many may be out without a line (on the pool's connections,
+    or in a burst).
+    """
+    if not scheduled:
+        return Gate("backlog", None, BACKLOG, None, "no arrival was due within the window")
+    figure = max(0.0, grown - room) / scheduled
+    if bound == "pool":
+        reason = "the pool is the limit: reported, not gated"
+        return Gate("backlog", figure, BACKLOG, None, reason)
+    passed = figure <= BACKLOG
+    reason = "" if passed else f"{figure:.1%} of the arrivals piled up within the window"
+    return Gate("backlog", figure, BACKLOG, passed, reason)
+
+
 def send_lag(p99_s: float | None, unloaded_s: float, rtt_s: float) -> Gate:
     """Whether the generator kept its schedule: p99 of sent − intended, in seconds."""
     limit = max(SEND_LAG_SHARE * unloaded_s, SEND_LAG_S)
@@ -154,15 +174,19 @@ def send_lag(p99_s: float | None, unloaded_s: float, rtt_s: float) -> Gate:
 
 
 def null_control(
-    pool_empty_share: float, connections: int, in_flight_mean: float, rtt_s: float
+    pool_empty_share: float, connections: int, concurrency: int, in_flight_mean: float, rtt_s: float
 ) -> Gate:
     """A pool of four times what is in flight must not be found empty: where it is, stalls bunch the
-    arrivals, and no wait at a smaller pool is that pool's doing. For prefilled pools."""
+    arrivals, and no wait at a smaller pool is that pool's doing. For prefilled pools, and more
+    users than connections: fewer could not find them all taken."""
     if not rtt_s:
         reason = "at RTT 0 reported: a few arrivals at once are more than is in flight"
         return Gate("null_control", pool_empty_share, NULL_EMPTY, None, reason)
     if connections < NULL_POOL * in_flight_mean:
         reason = f"no control: below {NULL_POOL} × the mean in flight"
+        return Gate("null_control", None, NULL_EMPTY, None, reason)
+    if concurrency <= connections:
+        reason = "no control: no more users than connections, which so are never all taken"
         return Gate("null_control", None, NULL_EMPTY, None, reason)
     passed = pool_empty_share <= NULL_EMPTY
     reason = f"{pool_empty_share:.2%} of requests found it empty"
@@ -174,10 +198,11 @@ def link_rtt(quickest_s: float, rtt_s: float) -> Gate:
     signed. Nothing can be quicker than the round trip, and the quickest is hardly slower."""
     if not rtt_s:
         return Gate("link_rtt", None, LINK_RTT, None, "no link on the path")
+    limit = LINK_RTT + LINK_OWN_S / rtt_s
     figure = quickest_s / rtt_s - 1
-    passed = -LINK_EARLY <= figure <= LINK_RTT + LINK_OWN_S / rtt_s
+    passed = -LINK_EARLY <= figure <= limit
     reason = f"the quickest request took {quickest_s * 1e3:.3g} ms at RTT {rtt_s * 1e3:g} ms"
-    return Gate("link_rtt", figure, LINK_RTT, passed, "" if passed else reason)
+    return Gate("link_rtt", figure, limit, passed, "" if passed else reason)
 
 
 def workers(lost: int, asked: int) -> Gate:

@@ -7,6 +7,7 @@ and it is the scatter between batches that says how sure a percentile is.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -60,7 +61,7 @@ def batches(counts: Sequence[int], p: float) -> list[range]:
     for wanted in range(most, FEWEST_BATCHES - 1, -1):
         middles = np.cumsum(counts) - np.asarray(counts) / 2
         ends = np.searchsorted(middles, sum(counts) * np.arange(wanted + 1) / wanted).tolist()
-        joined = [range(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+        joined = [range(start, end) for start, end in itertools.pairwise(ends)]
         if all(enough(p, sum(counts[i] for i in batch)) for batch in joined):
             return joined
     return []
@@ -88,7 +89,7 @@ def histogram_interval(
 
     def count_to(value: float) -> list[int]:
         index = total.get_counts_array_index(round(value / TICK_S))
-        return [int(np.sum(part.counts[: index + 1])) for part in parts]
+        return [int(np.asarray(part.counts)[: index + 1].sum()) for part in parts]
 
     counts = [part.get_total_count() for part in parts]
     return _interval(counts, value_at, count_to, p, confidence, unit)
@@ -100,12 +101,14 @@ def percentile_interval(
     """The p-quantile of values in order of time, with an interval that allows for autocorrelation:
     see `_interval`, which says what it lacks."""
     series = np.asarray(values, dtype=float)
-    ordered = np.sort(series)
+    scratch = series.copy()
     most = min(MOST_BATCHES, series.size // samples_needed(p))
     parts = np.array_split(series, max(1, most))
 
     def value_at(share: float) -> float:
-        return float(ordered[max(int(share * series.size + 0.5), 1) - 1])  # ranks as HdrHistogram
+        rank = max(int(share * series.size + 0.5), 1) - 1  # rounded as HdrHistogram does
+        scratch.partition(rank)  # what is already in order makes the next rank quick
+        return float(scratch[rank])
 
     def count_to(value: float) -> list[int]:
         return [int(np.count_nonzero(part <= value)) for part in parts]
@@ -127,33 +130,34 @@ def _interval(
     uncertain p itself is as a rank, and the quantiles at both ends of p ± t · s.e. are the interval
     (Woodruff, 1952; the standard error is that of a ratio of sums, Cochran, 1977). Simulated waits
     gave this better coverage than the scatter of the batches' own quantiles, which are biased where
-    a batch holds few independent samples: 93 against 88 % for the p99 of 20,000 waits.
+    a batch holds few independent samples: 93 against 89 % for the p99 of 20,000 in M/M/1 70 % busy.
 
     `n` is the number of batches. NaN without enough samples (rule 4), for the value or for eight
     batches, and infinite where a rank leaves (0, 1): the warnings say so, and where the batches
-    still correlate (von Neumann's ratio, 1941).
+    still correlate (von Neumann's ratio, 1941). Where times correlate over hundreds of samples no
+    interval is safe: 89 % for the p99 of 20,000 in M/D/10, 90 % busy, most of them open.
     """
     needed, samples = samples_needed(p), sum(counts)
     if not enough(p, samples):
-        doubt = f"no p{100 * p:g}: {samples} samples, {needed} needed"
-        return Estimate(math.nan, math.nan, math.nan, unit, 0, (doubt,))
+        return _blank(math.nan, unit, f"no p{100 * p:g}: {samples} samples, {needed} needed")
     value, joined = value_at(p), batches(counts, p)
     if not joined:
-        doubt = (
-            f"no interval: {samples} samples in {len(counts)} parts do not make "
-            f"{FEWEST_BATCHES} batches of {needed}"
-        )
-        return Estimate(value, math.nan, math.nan, unit, 0, (doubt,))
-    to_value = count_to(value)
-    below, sizes = (
-        np.array([sum(column[i] for i in batch) for batch in joined], dtype=float)
-        for column in (to_value, counts)
-    )
-    off = below - sizes * below.sum() / sizes.sum()
+        lacking = f"{samples} samples in {len(counts)} parts do not make"
+        return _blank(value, unit, f"no interval: {lacking} {FEWEST_BATCHES} batches of {needed}")
+    below, sizes = (_sums(column, joined) for column in (count_to(value), counts))
+    off = below - sizes * below.sum() / samples
     half = _half_width(off, confidence) / samples
     low = value_at(p - half) if p > half else -math.inf
     high = value_at(p + half) if p + half < 1 else math.inf
     return Estimate(value, low, high, unit, len(joined), _doubts(off, low, high))
+
+
+def _blank(value: float, unit: str, doubt: str) -> Estimate:
+    return Estimate(value, math.nan, math.nan, unit, 0, (doubt,))
+
+
+def _sums(column: Sequence[int], joined: Sequence[range]) -> Array:
+    return np.array([sum(column[i] for i in batch) for batch in joined], dtype=float)
 
 
 def _half_width(off: Array, confidence: float) -> float:
@@ -178,4 +182,4 @@ def _correlated(off: Array) -> bool:
     if not squares:
         return False
     likeness = 1 - float(np.sum(np.diff(off) ** 2)) / (2 * squares)
-    return likeness > special.ndtri(CORRELATED) * math.sqrt((b - 2) / (b * b - 1))
+    return likeness > float(special.ndtri(CORRELATED)) * math.sqrt((b - 2) / (b * b - 1))

@@ -104,10 +104,9 @@ class _Steps:
         cuts = [*np.searchsorted(points, self._edges), len(points)]
         for step, rate in enumerate(self._rates):
             part = slice(cuts[step], cuts[step + 1])
-            if part.start < part.stop:
-                late = (points[part] - self._edges[step]) / rate
-                # Rounding must not carry a point past the next step's first.
-                times[part] = np.minimum(self._edges_s[step] + late, self._edges_s[step + 1])
+            late = (points[part] - self._edges[step]) / rate  # of no points where `rate` is 0
+            # Rounding must not carry a point past the next step's first.
+            times[part] = np.minimum(self._edges_s[step] + late, self._edges_s[step + 1])
         return times
 
 
@@ -171,7 +170,7 @@ class _Made:
     """A schedule made on demand.
 
     On one core of an AMD EPYC, slices of 0.25 s at 10,000/s to 100,000/s cost 0.02 µs an arrival
-    if evenly spaced and 0.05 to 0.07 µs if random, half of it sorting; the least a slice costs is
+    if evenly spaced and 0.05 to 0.08 µs if random, half of it sorting; the least a slice costs is
     the two chunks at its ends, 20 to 60 µs each.
     """
 

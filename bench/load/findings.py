@@ -100,7 +100,9 @@ class Findings:
         self._readings = readings
         self._calls = {name: calls.get(name, 0) for name in COMMANDS}
         self._own = sum(total.operations.values())
-        self._all_calls = sum(count for name, count in calls.items() if not _housekeeping(name))
+        self._others = _others(calls)
+        self._lost = cell.workers - len(total.shares)
+        self._foreign = self._foreign_calls(calls.get("ping", 0))
         self._unloaded_s = unloaded_s
         self._hiccup_max_s = hiccup_max_s
         self._clock_step_s = clock_step_s
@@ -135,10 +137,10 @@ class Findings:
             pool_empty_share=_per(total.sum("empty"), total.sum("borrows")) or 0.0,
             hiccup_max_s=self._hiccup_max_s,
             clock_step_s=self._clock_step_s,
-            workers_lost=self._cell.workers - len(total.shares),
+            workers_lost=self._lost,
             operations=self._own,
             server_operations=sum(self._calls.values()),
-            foreign_operations=max(0, self._all_calls - self._own),
+            foreign_operations=self._foreign,
             errors=total.sum("errors"),
             timeouts=total.sum("timeouts"),
             connections_opened=total.sum("created"),
@@ -189,7 +191,7 @@ class Findings:
             "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("requests")),
             # Others' work is in the server's CPU: beyond a hundredth of it, no figure (rule 7).
             "server_cpu_us_per_op": None
-            if (self._foreign().figure or 0.0) > gates.FOREIGN_OPERATIONS
+            if (self._foreign_gate().figure or 0.0) > gates.FOREIGN_OPERATIONS
             else _per(read.server_info_cpu.total_s * 1e6, counted),
             "link_cpu_us_per_op": _per(read.link_cpu.total_s / read.measured_s * 1e6, total.qps),
         }
@@ -213,7 +215,7 @@ class Findings:
             server_busy=read.server_cpu.total_s / read.measured_s,
             machine_busy=read.machine_busy_share or 0.0,
             runqueue_share=max(wait or 0.0 for wait in waits),
-            hold_s=self._total.mean_s("command"),
+            hold_s=self._hold_s(),
             unloaded_s=self._unloaded_s,
             in_use_mean=self._total.in_use_mean,
             pool_size=cell.pool_size,
@@ -222,12 +224,28 @@ class Findings:
             behind=self._send_lag.passed is False,
         )
 
+    def _hold_s(self) -> float:
+        """The mean hold; of a cell whose server is stopped the median, since the stop, and not the
+        machine, stretches the mean."""
+        if self._cell.stop_s:
+            return self._total.percentiles("command").p50 or 0.0
+        return self._total.mean_s("command")
+
     def _quickest_s(self) -> float | None:
         known = [s["quickest_s"] for s in self._total.shares if s["quickest_s"] is not None]
         return min(known, default=None)
 
-    def _foreign(self) -> Gate:
-        return gates.foreign_operations(self._own, self._all_calls)
+    def _foreign_calls(self, pings: int) -> int | None:
+        """What others had the server do; None where a lost worker's part of it is unknown."""
+        if self._lost:
+            return None
+        own_pings = self._own if self._cell.test_on_borrow == "ping" else 0
+        others = sum(self._others.values()) + max(0, pings - own_pings)
+        return max(0, sum(self._calls.values()) - self._own) + others
+
+    def _foreign_gate(self) -> Gate:
+        known = None if self._foreign is None else self._own + self._foreign
+        return gates.foreign_operations(self._own, known)
 
     def _gates(self) -> Iterable[Gate]:
         cell, total, read = self._cell, self._total, self._readings
@@ -237,15 +255,16 @@ class Findings:
             yield from self._open_gates(total.scheduled or 0)
         yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
         yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
-        failed = total.sum("errors")
-        sends = {name: count + failed for name, count in total.operations.items()}
         if self._owned:
-            yield gates.operations(total.operations, sends, self._calls)
-        yield self._foreign()
+            failed = total.sum("errors")
+            sends = {name: count + failed for name, count in total.operations.items()}
+            nobody = dict.fromkeys(self._others, 0)
+            yield gates.operations(total.operations, nobody | sends, self._calls | self._others)
+        yield self._foreign_gate()
         quickest_s = self._quickest_s()
         if quickest_s is not None:
             yield gates.link_rtt(min(quickest_s, self._unloaded_s), cell.rtt_s)
-        yield gates.workers(cell.workers - len(total.shares), cell.workers)
+        yield gates.workers(self._lost, cell.workers)
         yield gates.clock(self._clock_step_s, total.sum("backwards"))
         yield gates.hiccups(self._hiccup_max_s, total.calm_share())
         yield gates.steal(read.steal_share)
@@ -255,11 +274,25 @@ class Findings:
     def _open_gates(self, scheduled: int) -> Iterable[Gate]:
         cell, total = self._cell, self._total
         yield gates.served(scheduled, total.sum("requests"), self._bound)
+        if cell.steady:
+            given_up = total.sum("dropped") + total.sum("errors") + total.sum("timeouts")
+            grown = scheduled - total.sum("done") - given_up
+            yield gates.backlog(grown, self._room(), scheduled, self._bound)
         yield self._send_lag
         if cell.opening == "prefilled" and cell.steady:
             empty = _per(total.sum("empty"), total.sum("borrows")) or 0.0
             connections = cell.pool_size * cell.workers
-            yield gates.null_control(empty, connections, total.in_use_mean, cell.rtt_s)
+            yield gates.null_control(
+                empty, connections, cell.concurrency, total.in_use_mean, cell.rtt_s
+            )
+
+    def _room(self) -> float:
+        """How many requests of an open loop may be out without a line that grows."""
+        cell, arrivals = self._cell, self._cell.arrivals
+        connections = cell.pool_size * cell.workers
+        if arrivals is None or arrivals.process != "bursty":
+            return connections
+        return connections + arrivals.period_s * (cell.offered_qps or 0.0)
 
     def _comparable_rates(self) -> list[float]:
         """The rate of each interval; none where the load is meant to change, or an interval is
@@ -283,8 +316,10 @@ class Findings:
         ]
 
 
-def _housekeeping(command: str) -> bool:
-    return command.partition("|")[0] in HOUSEKEEPING
+def _others(calls: dict[str, int]) -> dict[str, int]:
+    """The commands that the suite never sends, and how often somebody else did."""
+    known = (*COMMANDS, *HOUSEKEEPING)
+    return {name: n for name, n in calls.items() if name.partition("|")[0] not in known}
 
 
 def _intervals(

@@ -5,7 +5,7 @@ each to a free carrier. Where none is free, the pool has a line at its door alre
 generator is behind, which the gates tell), and the request joins the end of it, the backlog: it
 has been sent, and waits for its connection as it would in the pool's own line, first come first
 served. A carrier that is done takes the next from there without a switch. A backlog that is full
-drops what comes; that is counted.
+drops what comes; that is counted. Carriers may come and be killed at any time (Locust's users do).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from time import perf_counter as clock
 from typing import Any
 
@@ -28,6 +29,7 @@ from bench.load.timer import NEVER, open_timer
 from bench.load.users import Commands, Job
 from bench.model import Cell
 
+CUT_OFF = "its carrier was killed with the request out"
 AHEAD_S = 1.0  # of the schedule, made while nothing is measured for the length of a planned cell
 
 
@@ -43,28 +45,44 @@ class OpenLoop(Job):
         self._free: list[Callable[[float | None], Any]] = []  # carriers' switches
         self._backlog: deque[tuple[float, float]] = deque()  # intended, sent
         self._dropped = array("d")  # intended
+        self._began = NEVER
+        self._times: Iterator[float] = iter(())
         self._upcoming = NEVER
         self._stopping = False
+        self._timer = open_timer(self._wake)
 
     def begin(self) -> None:
         planned_s = self._cell.warmup_s + self._cell.measure_s + AHEAD_S
         first = self._schedule.between(0.0, planned_s)
-        self._timer = open_timer(self._wake)
         self._began = clock()
         self._times = self._due(first, planned_s)
         self._upcoming = next(self._times, NEVER)
         self._timer.arm(self._upcoming)
 
     def _due(self, first: Any, until_s: float) -> Iterator[float]:
-        """Intended times on the clock, without end."""
-        while True:
-            yield from array("d", (first + self._began).tobytes())
-            first = self._schedule.between(until_s, until_s + AHEAD_S)
+        """Intended times on the clock; they end where a trace does."""
+        yield from array("d", (first + self._began).tobytes())
+        while until_s < self._schedule.end_s:
+            part = self._schedule.between(until_s, until_s + AHEAD_S)
+            yield from array("d", (part + self._began).tobytes())
             until_s += AHEAD_S
 
+    @property
+    def ends_at(self) -> float:
+        """Nothing is intended at this time or later; NEVER unless a trace has begun."""
+        return self._began + self._schedule.end_s
+
     def stop(self, at: float) -> None:
-        self._stop_at = at
+        if self._upcoming >= at:
+            self._upcoming = NEVER
+        self._times = takewhile(at.__gt__, self._times)
         get_hub().loop.run_callback(self._wind_up)  # carriers come back to the hub alone
+
+    def drain_dropped(self) -> int:
+        """Take out what was dropped so far, and return how many: `offered` knows no more of it."""
+        count = len(self._dropped)
+        del self._dropped[:]
+        return count
 
     def offered(self, start: float, end: float) -> dict[str, int]:
         dropped = np.frombuffer(self._dropped)
@@ -76,14 +94,14 @@ class OpenLoop(Job):
     # On the hub. A carrier that is switched to comes back here at its first wait.
 
     def _wake(self) -> None:
-        self._take_up(NEVER)
+        self._take_up()
         self._timer.arm(self._upcoming)
 
-    def _take_up(self, until: float) -> None:
-        """Hand out what is due now, and nothing that is due at `until` or later."""
+    def _take_up(self) -> None:
+        """Hand out what is due now."""
         free, backlog, times = self._free, self._backlog, self._times
         now = clock()
-        while self._upcoming <= now and self._upcoming < until:
+        while self._upcoming <= now:
             intended = self._upcoming
             self._upcoming = next(times, NEVER)
             if free:
@@ -95,8 +113,7 @@ class OpenLoop(Job):
             now = clock()
 
     def _wind_up(self) -> None:
-        self._take_up(self._stop_at)
-        self._upcoming = NEVER
+        self._take_up()
         self._stopping = True
         self._timer.close()
         while self._free:
@@ -108,25 +125,33 @@ class OpenLoop(Job):
         free, backlog, call = self._free, self._backlog, session.call
         switch = getcurrent().switch
         pause = greenlet.switch.__get__(get_hub())
-        while not self._stopping:
-            free.append(switch)
-            intended = pause()
-            if intended is None:
+        done = clock()
+        while True:
+            if backlog:
+                intended, sent = backlog.popleft()
+            elif self._upcoming <= done:
+                intended, sent = self._upcoming, done
+                self._upcoming = next(self._times, NEVER)
+            elif self._stopping:
                 return
-            sent = clock()
-            while True:
-                command, record = next(commands)
+            else:
+                free.append(switch)
                 try:
-                    acquired, done = call(command)
-                except RedisError as error:
-                    self._fail(error)
-                    done = clock()
-                else:
-                    record((intended, sent, acquired, done))
-                if backlog:
-                    intended, sent = backlog.popleft()
-                elif self._upcoming <= done:
-                    intended, sent = self._upcoming, done
-                    self._upcoming = next(self._times, NEVER)
-                else:
-                    break
+                    intended = pause()
+                except BaseException:
+                    free.remove(switch)  # killed: what is due goes to others
+                    raise
+                if intended is None:
+                    return
+                sent = clock()
+            command, record = next(commands)
+            try:
+                acquired, done = call(command)
+            except RedisError as error:
+                self._fail(error)
+                done = clock()
+            except BaseException:
+                self.recorder.fail(RuntimeError(CUT_OFF), timed_out=False)
+                raise
+            else:
+                record((intended, sent, acquired, done))

@@ -1,6 +1,8 @@
-"""The closed loop as an ordinary Locust test: its own options, its figures in Locust's statistics.
+"""A loop as an ordinary Locust test: its own options, its figures in Locust's statistics.
 
-REDIS_URL names the server (an option would send its password in Locust's plain messages).
+REDIS_URL names the server (an option would send its password in Locust's plain messages). Which
+loop it is follows from the user class in the locustfile; with several processes from that of the
+master, which names it to its workers.
 """
 
 from __future__ import annotations
@@ -8,137 +10,251 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from typing import Any
+from time import perf_counter as clock
+from typing import Any, ClassVar, NoReturn
 
 import gevent
-import numpy as np
 from locust import User, events, task
-from locust.runners import LocalRunner, MasterRunner
-from locust.stats import RequestStats, StatsEntry
+from locust.exception import StopUser
+from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 from redis.exceptions import RedisError
 
 from bench.load.clients import SESSIONS, open_pool
 from bench.load.closed_loop import ClosedLoop
+from bench.load.locust_stats import Totals, latency_line, log
+from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool
-from bench.load.recorder import DONE, INTENDED, Floats
-from bench.model import Cell, PreflightError, Workload
+from bench.load.timer import NEVER
+from bench.model import BenchError, Cell, PreflightError, Workload
 from bench.rig.server import open_server
 
 DEFAULT_URL = "redis://127.0.0.1:6379"
 FEED_INTERVAL_S = 0.5
-REPORTED = (0.5, 0.9, 0.99, 0.999)
-METHOD, NAME = "redis", "closed loop"
+# For the last replies. Workers that end with their master must be done within 0.5 s: Locust waits
+# no longer for their last report.
+DRAIN_S = 0.25
+DRAIN_POLL_S = 0.002
+REPORT = "bench"  # a worker's totals, in its reports to the master
+DROPPED = "dropped: the backlog was full"
 
 
-class ClosedLoopUser(User):
-    """Sends its next request after the last reply, without think time."""
+class StandaloneUser(User):
+    """One virtual user of the test in this process, until that stops. Its class says which loop."""
+
+    abstract = True
+    option_of: ClassVar[dict[str, str]] = {}
+    """What sets these fields of `load`, for complaints."""
+
+    @classmethod
+    def load(cls, options: Any) -> dict[str, Any]:
+        """Fields of the cell beside pool and workload. Raises PreflightError."""
+        return {}
+
+    @classmethod
+    def doubt(cls, options: Any, users: int) -> str:
+        """What may not be meant where one process has so many users; empty: nothing."""
+        return ""
 
     @task
     def serve(self) -> None:
-        _tests[self.environment].job.run()
+        _tests[self.environment].take_in()
+        raise StopUser
+
+
+class ClosedLoopUser(StandaloneUser):
+    """Sends its next request after the last reply, without think time."""
 
 
 class StandaloneTest:
     """The pool and job of one Locust test in this process, fed to Locust's statistics."""
 
     def __init__(self, environment: Any) -> None:
-        options, runner = environment.parsed_options, environment.runner
-        self._stats: RequestStats = environment.stats
-        self.pool: Pool = open_pool(_cell(options), _url(), None)
+        options = environment.parsed_options
+        user_class = _user_class(environment)
+        worker, workers = _place(environment.runner, options)
+        cell = _cell(user_class, options, workers)
+        self.loop = cell.loop
+        self.number = getattr(options, "bench_test", 0)
+        self.totals = Totals()
+        self._environment = environment
+        self._stopped_at = NEVER
+        self._inside = 0
+        self._begun = False
+        self.pool: Pool = open_pool(cell, _url(), None)
         if options.opening == "prefilled":
             self.pool.prefill()
-        seed = options.seed + max(0, runner.worker_index)
-        self.job = ClosedLoop(_cell(options), self.pool, users=0, seed=seed)
+        make: type[OpenLoop | ClosedLoop] = OpenLoop if cell.loop == "open" else ClosedLoop
+        self.job = make(cell, self.pool, users=0, seed=options.seed, worker=worker)
+        self._fed_at = clock()
         self._feeder = gevent.spawn(self._feed_for_ever)
+
+    def take_in(self) -> None:
+        """Be one virtual user until the test stops. Blocks its greenlet."""
+        self._inside += 1
+        try:
+            self.job.run()
+        finally:
+            self._inside -= 1
+
+    def begin(self) -> None:
+        """All users are in, be it for the first time or after an edit in the web UI."""
+        if not self._begun:
+            self._begun = True
+            self.job.begin()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the arrivals came from a trace, and all of them are done with."""
+        ends_at = self.job.ends_at if isinstance(self.job, OpenLoop) else NEVER
+        return self._fed_at >= ends_at and not self.totals.unfinished
 
     def _feed_for_ever(self) -> None:
         while True:
             gevent.sleep(FEED_INTERVAL_S)
-            self.feed()
+            self._feed()
+            if self.ended and isinstance(self._environment.runner, LocalRunner):
+                _end(self._environment)
 
-    def feed(self) -> None:
-        """Hand over what was recorded since the last call."""
-        errors = self.job.recorder.drain_errors()
-        _log(self._stats, self.job.recorder.drain(), sum(errors.values()))
-        for kind, count in errors.items():
-            for _ in range(count):
-                self._stats.log_error(METHOD, NAME, kind)
+    def _feed(self) -> None:
+        """Hand over what was recorded since the last time."""
+        now = min(clock(), self._stopped_at)
+        stats, recorder = self._environment.stats, self.job.recorder
+        failures, dropped, rows = recorder.drain_errors(), 0, recorder.drain()
+        failed = sum(failures.values())
+        if isinstance(self.job, OpenLoop):
+            offered = self.job.offered(self._fed_at, now)["scheduled"]
+            dropped = self.job.drain_dropped()
+            self.totals.add(rows, offered=offered, failed=failed, dropped=dropped)
+        log(stats, f"{self.loop} loop", rows, failures | ({DROPPED: dropped} if dropped else {}))
+        self._fed_at = now
 
-    def close(self) -> str:
-        """Stop, close the pool; returns one line about it."""
-        self.job.stop(time.perf_counter())
+    def stop(self) -> None:
+        """Let no request begin any more; blocks for the last replies, or for as long as Locust's
+        --stop-timeout says. What is out after that was not finished: its user is about to end."""
+        self._stopped_at = clock()
+        self.job.stop(self._stopped_at)
+        deadline = clock() + max(DRAIN_S, self._environment.stop_timeout or 0.0)
+        while self._inside and clock() < deadline:
+            gevent.sleep(DRAIN_POLL_S)
         self._feeder.kill()
-        self.feed()
+        self._feed()
+
+    def close(self) -> list[str]:
+        """Close the pool of the stopped test; returns what is to be said of it."""
         self.pool.close()
         stats = self.pool.stats()
-        return (
+        pool = (
             f"pool peak {stats.peak_used} of {stats.max}, "
             f"{stats.empty} of {stats.requests} requests found it empty"
         )
+        if self.loop == "closed":
+            return [pool]
+        late = [] if self._begun else ["no load sent: users were still being spawned; raise -r"]
+        return [*late, self.totals.line(), pool]
 
 
-def _log(stats: RequestStats, rows: Floats, failures: int) -> None:
-    """Add many requests at once, each in the second in which it was done: Locust's current rate
-    is a mean over such seconds. Like Locust, count the failed ones too, but without a time."""
-    if not rows.size and not failures:
-        return
-    entry: Any = StatsEntry(stats, NAME, METHOD)  # its own types say int
-    entry.last_request_timestamp = time.time()
-    entry.num_requests = len(rows) + failures
-    entry.num_none_requests = failures
-    entry.num_reqs_per_sec[int(entry.last_request_timestamp)] += failures
-    if rows.size:
-        _add_times(entry, rows)
-    stats.get(NAME, METHOD).extend(entry)
-    stats.total.extend(entry)
+class StandaloneMaster:
+    """Shares a test out to the workers, and sums up what they report of an open loop."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._reports: dict[str, dict[str, Any]] = {}  # by worker
+        environment.parsed_options.bench_test = 0
+
+    def share_out(self, **_: Any) -> None:
+        """At the test's start. Locust hands the master's options to its workers."""
+        options, runner = self._environment.parsed_options, self._environment.runner
+        workers = [*runner.clients.ready, *runner.clients.running, *runner.clients.spawning]
+        options.bench_test += 1
+        options.bench_user = _user_class(self._environment).__name__
+        options.bench_workers = [worker.id for worker in workers]
+        self._reports = {}
+        if len(workers) > runner.target_user_count:
+            _refuse(
+                self._environment,
+                f"{runner.target_user_count} users for {len(workers)} workers leave some without "
+                "one: raise -u",
+            )
+        _doubt(self._environment, len(workers))
+
+    def take_report(self, client_id: str, data: dict[str, Any]) -> None:
+        """Reports count from the test's start, so the last one of each worker stands."""
+        report = data.get(REPORT)
+        options, runner = self._environment.parsed_options, self._environment.runner
+        if report is None or report["test"] != options.bench_test:
+            return
+        self._reports[client_id] = report
+        there = [self._reports.get(worker.id) for worker in runner.clients.running]
+        if there and all(report is not None and report["ended"] for report in there):
+            _end(self._environment)
+
+    def say(self, **_: Any) -> None:
+        """At the very end: by test_stop the workers' last reports are not in yet."""
+        _say(latency_line(self._environment.stats))
+        if self._reports:
+            totals = Totals()
+            for report in self._reports.values():
+                totals.add_packed(report)
+            _say(totals.line())
 
 
-def _add_times(entry: Any, rows: Floats) -> None:
-    """Keys keep three digits: Locust's own rounding to whole milliseconds would show most of a
-    Redis as 0."""
-    milliseconds = (rows[:, DONE] - rows[:, INTENDED]) * 1e3
-    entry.total_response_time = float(milliseconds.sum())
-    entry.min_response_time = float(milliseconds.min())
-    entry.max_response_time = float(milliseconds.max())
-    entry.response_times.update(_counts(_three_digits(milliseconds)))
-    seconds = (rows[:, DONE] + (time.time() - time.perf_counter())).astype(np.int64)
-    for second, count in _counts(seconds).items():
-        entry.num_reqs_per_sec[second] += count
+def _user_class(environment: Any) -> type[StandaloneUser]:
+    """The one whose loop this test is. Raises PreflightError."""
+    if isinstance(environment.runner, WorkerRunner):
+        name = environment.parsed_options.bench_user
+        if name not in environment.user_classes_by_name:
+            raise PreflightError(f"the master asks for {name}s: join it with `bench worker`")
+        found: type[StandaloneUser] = environment.user_classes_by_name[name]
+        return found
+    try:
+        (found,) = environment.user_classes
+    except ValueError:
+        raise PreflightError("a test is one loop: name one file of locustfiles/") from None
+    return found
 
 
-def _counts(values: Any) -> dict[Any, int]:
-    distinct, counts = np.unique(values, return_counts=True)
-    return dict(zip(distinct.tolist(), counts.tolist(), strict=True))
+def _doubt(environment: Any, workers: int) -> None:
+    users = -(-environment.runner.target_user_count // workers)
+    doubt = _user_class(environment).doubt(environment.parsed_options, users)
+    if doubt:
+        _say(f"bench: {doubt}")
 
 
-def latency_line(stats: RequestStats) -> str:
-    """The percentiles in Locust's statistics, to the microsecond: its table shows whole ms."""
-    total = stats.total
-    figures = ", ".join(
-        f"p{100 * share:g} {total.get_response_time_percentile(share):.3f} ms" for share in REPORTED
-    )
-    return f"latency of {total.num_requests - total.num_none_requests} requests: {figures}"
+def _place(runner: Any, options: Any) -> tuple[int, int]:
+    """This process's number from 0, and among how many the load is shared out.
+
+    Raises PreflightError for a worker that the shares were not made for.
+    """
+    if isinstance(runner, LocalRunner):
+        return 0, 1
+    sharing = options.bench_workers
+    if runner.client_id in sharing:
+        return sharing.index(runner.client_id), len(sharing)
+    if options.bench_user == ClosedLoopUser.__name__:
+        return runner.worker_index, len(sharing)
+    raise PreflightError("this worker joined after the rate was shared out: start it before")
 
 
-def _three_digits(values: Floats) -> Floats:
-    scale = 10.0 ** (2 - np.floor(np.log10(np.maximum(values, 1e-3))))
-    return np.round(values * scale) / scale
-
-
-def _cell(options: Any) -> Cell:
-    return Cell(
-        experiment="standalone",
-        pool_size=options.pool_size,
-        concurrency=1,
-        client=options.client,
-        resp=options.resp,
-        opening=options.opening,
-        order=options.order,
-        test_on_borrow=options.test_on_borrow,
-        acquire_timeout_s=options.acquire_timeout,
-        workload=Workload(options.keys, options.value_bytes, options.get_share),
-    )
+def _cell(user_class: type[StandaloneUser], options: Any, workers: int = 1) -> Cell:
+    """Raises PreflightError."""
+    try:
+        return Cell(
+            experiment="standalone",
+            pool_size=options.pool_size,
+            concurrency=1,
+            client=options.client,
+            resp=options.resp,
+            workers=workers,
+            opening=options.opening,
+            order=options.order,
+            test_on_borrow=options.test_on_borrow,
+            acquire_timeout_s=options.acquire_timeout,
+            workload=Workload(options.keys, options.value_bytes, options.get_share),
+            **user_class.load(options),
+        )
+    except PreflightError as error:
+        name, _, rest = str(error).partition(" ")
+        raise PreflightError(f"{user_class.option_of.get(name, name)} {rest}") from error
 
 
 def _url() -> str:
@@ -171,54 +287,80 @@ def _options(parser: Any) -> None:
 
 @events.init.add_listener
 def _init(environment: Any, **_: Any) -> None:
-    if isinstance(environment.runner, MasterRunner):
-        # By test_stop the workers' last reports are not in yet.
-        events.quit.add_listener(lambda **_: _say(latency_line(environment.stats)))
+    runner = environment.runner
+    if not isinstance(runner, WorkerRunner):
+        _preflight(environment)
+    if isinstance(runner, MasterRunner):
+        master = StandaloneMaster(environment)
+        events.test_start.add_listener(master.share_out)
+        events.worker_report.add_listener(master.take_report)
+        events.quit.add_listener(master.say)
         return
-    if isinstance(environment.runner, LocalRunner):
-        _require_server()
+    events.test_start.add_listener(_start)
+    events.spawning_complete.add_listener(lambda **_: _begin(environment))
+    events.test_stopping.add_listener(_stop)
+    events.test_stop.add_listener(_close)
+    events.report_to_master.add_listener(lambda data, **_: _report(environment, data))
     # Python raises it in whatever runs, here mostly a user, whose end Locust shows as a failure.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
 
 
-def _require_server() -> None:
-    """Ends the process, before there is a web UI, when no Redis answers."""
+def _preflight(environment: Any) -> None:
+    """Ends the process, before there is a web UI, when no test could be run."""
     try:
-        open_server(_url(), max_connections=1).close()
+        _cell(_user_class(environment), environment.parsed_options)
+        if isinstance(environment.runner, LocalRunner):
+            open_server(_url(), max_connections=1).close()
     except PreflightError as error:
         _say(f"bench: {error}")
         sys.exit(error.status)
 
 
-@events.test_start.add_listener
 def _start(environment: Any, **_: Any) -> None:
-    if isinstance(environment.runner, MasterRunner):
-        return  # the workers hold the pools
+    _tests.pop(environment, None)
     try:
         _tests[environment] = StandaloneTest(environment)
-    except (RedisError, OSError, ValueError) as error:
+    except (BenchError, RedisError, OSError, ValueError) as error:
         _refuse(environment, f"no load sent: {error}")
+    if isinstance(environment.runner, LocalRunner):
+        _doubt(environment, 1)
 
 
-def _refuse(environment: Any, reason: str) -> None:
+def _refuse(environment: Any, reason: str) -> NoReturn:
     """No users: a web UI lives on and can be asked again, any other process ends."""
     _say(f"bench: {reason}")
-    runner = environment.runner
-    if environment.web_ui is not None:
-        gevent.spawn(runner.stop)
-    else:
+    if environment.web_ui is None:
         environment.process_exit_code = PreflightError.status
-        gevent.spawn(runner.quit)
+    _end(environment)
     # The one way out of a listener that Locust neither logs nor passes over.
     raise gevent.GreenletExit
 
 
-@events.test_stop.add_listener
+def _end(environment: Any) -> None:
+    """Does not block: who asks may be among what ends."""
+    gevent.spawn(environment.runner.quit if environment.web_ui is None else environment.runner.stop)
+
+
+def _begin(environment: Any) -> None:
+    if environment in _tests:
+        _tests[environment].begin()
+
+
 def _stop(environment: Any, **_: Any) -> None:
-    test = _tests.pop(environment, None)
-    if test is None:
+    if environment in _tests:
+        _tests[environment].stop()
+
+
+def _close(environment: Any, **_: Any) -> None:
+    if environment not in _tests:
         return
-    pool_line = test.close()
     if isinstance(environment.runner, LocalRunner):
         _say(latency_line(environment.stats))
-    _say(pool_line)
+    for line in _tests[environment].close():
+        _say(line)
+
+
+def _report(environment: Any, data: dict[str, Any]) -> None:
+    test = _tests.get(environment)
+    if test is not None and test.loop == "open":
+        data[REPORT] = {**test.totals.packed(), "test": test.number, "ended": test.ended}

@@ -114,8 +114,7 @@ class Swarm:
             gevent.wait(answers, timeout=0.1, count=self._alive())
         answered = [tag for tag in running.tags if self._answers[tag].ready()]
         if not answered:
-            self.check()
-            raise ApparatusLost("no worker answered in time; see the worker log")
+            raise self.loss(self._count)
         return [self._answer(tag) for tag in answered]
 
     def _alive(self) -> int:
@@ -127,12 +126,19 @@ class Swarm:
 
     def check(self) -> None:
         """Raise ApparatusLost if a worker has ended: Locust itself has no event for it."""
+        if any(process.poll() is not None for process in self._processes):
+            raise self.loss(0)
+
+    def loss(self, silent: int) -> ApparatusLost:
+        """What to raise for a worker that has ended; where none has, for `silent` ones that did not
+        answer in time."""
+        what = f"{silent} of {self._count} workers did not answer in time; see the worker log"
         for index, process in enumerate(self._processes):
             if process.poll() is not None:
-                raise ApparatusLost(
-                    f"worker {index + 1} of {self._count} ended in mid-run "
-                    f"({_ending(process.returncode)}); finished cells are kept: resume the run"
-                )
+                how = _ending(process.returncode)
+                what = f"worker {index + 1} of {self._count} ended in mid-run ({how})"
+                break
+        return ApparatusLost(f"{what}; finished cells are kept: resume the run")
 
     def close(self) -> None:
         """End the workers and the master. Idempotent."""

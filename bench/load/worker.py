@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.model import PreflightError
 
 LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
-CLOSED_LOOP = str(Path(__file__).with_name("standalone.py"))  # as locustfiles/closed_loop.py
+STANDALONE = str(Path(__file__).with_name("standalone_worker.py"))  # for locustfiles/
 URL_VARIABLE = "BENCH_REDIS_URL"
 MASTER_TIMEOUT_S = 4.0
 ZMTP_GREETING = b"\xff"  # the first byte that a ZeroMQ socket, and so Locust's master, sends
