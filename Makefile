@@ -36,8 +36,8 @@ calibrate: setup  ## the generator beside stock Locust and redis-benchmark on th
 worker: setup  ## a Locust worker that joins a run elsewhere
 	@.venv/bin/bench worker $(ARGS)
 
-ui: setup  ## Locust's web UI on loopback, closed loop
-	@.venv/bin/locust -f locustfiles/closed_loop.py --web-host 127.0.0.1 $(ARGS)
+ui: setup  ## Locust's web UI on loopback, closed loop; LOOP=open for the open loop
+	@.venv/bin/locust -f "locustfiles/$(or $(LOOP),closed)_loop.py" --web-host 127.0.0.1 $(ARGS)
 
 lab: setup  ## JupyterLab on loopback, in notebooks/
 	@.venv/bin/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)

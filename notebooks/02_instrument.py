@@ -109,9 +109,10 @@ section("link_accuracy")
 # %% [markdown]
 # ## Every gate, over every cell of the run
 #
-# How many attempts hold a figure for the gate, how many failed it, and the figure's extremes. An
-# attempt that failed was measured once more, and both are kept. `steal`, `foreign_cpu`,
-# `foreign_operations` and `hiccups` are reported and never fail a cell.
+# How many attempts hold a figure for the gate, how many failed it, and the figure's extremes:
+# seconds for `send_lag`, `clock` and `hiccups`, numbers for `operations` and `workers`, shares for
+# all others. An attempt that failed was measured once more, and both are kept. `steal`,
+# `foreign_cpu`, `foreign_operations` and `hiccups` are reported and never fail a cell.
 
 # %%
 table(gate_table(opened.all_cells))

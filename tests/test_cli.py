@@ -265,7 +265,8 @@ def test_a_report_without_a_folder_where_there_are_no_results(tmp_path: Path) ->
 
 
 def test_an_interrupted_run_names_both_ways_to_complete_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench", "run", "-p", "smoke", "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "bench", "run", "-p", "smoke", "--only", "pool_sweep",
+               "--results", str(tmp_path)]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
     begun = subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -283,6 +284,70 @@ def test_an_interrupted_run_names_both_ways_to_complete_it(tmp_path: Path) -> No
     folder = stored[0].parent
     assert begun.returncode == 130
     assert f"make bench RESUME={folder} (or bench run --resume {folder})" in said
+
+
+# ---------------------------------------------------------------------- what a run leaves
+
+# A whole run of the verb, but for what it measures: cells are synthetic, and so are the figures
+# beside them. In a process of its own, for it patches the process.
+RUN = """
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+from bench import calibrate, runner
+from bench.cli import main
+from bench.model import Row
+sys.path.insert(0, "tests")
+import synthetic
+
+def measured(settings, store, watcher):
+    for block in runner.plan(settings):
+        for cell in block.cells:
+            store.add(synthetic.observation(cell, block.number))
+    store.note_server("redis", "7.0.0")
+
+runner.check, runner.run = lambda settings: {}, measured
+rig = SimpleNamespace(server=SimpleNamespace(url=""))
+calibrate.Rig = calibrate.Swarm = lambda *given: nullcontext(rig)
+for name in ("noise_rows", "recording_rows", "merging_rows", "cross_check"):
+    setattr(calibrate, name, lambda *given, name=name: [Row.at_most(name, 2.0, "ms", 1)])
+sys.exit(main())
+"""
+
+
+def test_a_run_leaves_its_certificate_and_its_verdicts(tmp_path: Path) -> None:
+    arguments = ["run", "-p", "smoke", "--no-report", "--results", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments], cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    manifest, verdicts = (
+        json.loads((folder / name).read_bytes(), parse_constant=pytest.fail)
+        for name in ("run.json", "verdicts.json")
+    )
+    assert manifest["status"] == "complete"
+    rows = {row["what"]: row for row in manifest["certificate"]}
+    assert rows["server stopped: p99 recorded ÷ theory"]["reached"] is True
+    for beside in ("noise_rows", "recording_rows", "merging_rows", "cross_check"):
+        assert (rows[beside]["value"], rows[beside]["reached"]) == (2.0, False)
+    assert [each["claim"] for each in verdicts] == ["I1", "I2", "I3", "I4"]
+    for each in verdicts:
+        assert each["outcome"] == "undecided"  # of a smoke run
+        assert each["rule"]
+    assert verdicts[0]["estimates"]["p99 recorded ÷ theory"]["low"] is None
+
+
+def test_a_run_without_the_instrument_has_no_certificate(tmp_path: Path) -> None:
+    arguments = ["run", "-p", "smoke", "--only", "pool_sweep", "--no-report"]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *arguments, "--results", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (folder,) = tmp_path.iterdir()
+    assert "certificate" not in json.loads((folder / "run.json").read_bytes())
+    assert json.loads((folder / "verdicts.json").read_bytes()) == []
 
 
 # ---------------------------------------------------------------------- the machine
@@ -373,6 +438,9 @@ def test_list_and_check_speak_json() -> None:
     listed = json.loads(bench("list", "--json").stdout)
     assert listed[0]["experiment"] == "pool_sweep"
     assert listed[0]["profiles"]["full"]["replicates"] >= 5
+    assert {each["experiment"] for each in listed} >= {"pool_sweep", "instrument"}
+    for plan in (plan for each in listed for plan in each["profiles"].values()):
+        assert plan["cells"] <= plan["measurements"] <= plan["cells"] * plan["replicates"]
     checked = json.loads(bench("check", "--profile", "smoke", "--json").stdout)
     assert "maxclients" in checked["server"]
 
@@ -403,6 +471,7 @@ def test_the_version_is_the_project_s() -> None:
     [
         ("--profile s", ["smoke", "standard"]),
         ("--only pool", ["pool_sweep"]),
+        ("--only in", ["instrument"]),
         ("--only pool_sweep,pool", ["pool_sweep,pool_sweep"]),
     ],
 )

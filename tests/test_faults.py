@@ -74,7 +74,8 @@ class Run:
 @pytest.fixture
 def begun(tmp_path: Path) -> Iterator[tuple[Run, Path]]:
     """A run with at least three cells on disk."""
-    run = Run(tmp_path, "--profile", "smoke", "--results", str(tmp_path))
+    quick = ("--profile", "smoke", "--only", "pool_sweep")
+    run = Run(tmp_path, *quick, "--results", str(tmp_path))
     try:
         folder = until(lambda: next(tmp_path.glob("*-smoke"), None))
         until(lambda: len(stored(folder)) >= 3, run.children)

@@ -144,7 +144,8 @@ def test_git_takes_the_reference_run_and_nothing_a_report_or_another_run_adds() 
     _committed()  # skips without git
     assert ignored("reference/notebooks/01_pool_sweep.html")
     assert ignored("20260101-000000-smoke/run.json")
-    for kept in ("run.json", "cells.parquet", "figures/little_audit.svg", "latency/a-1-1.hlog"):
+    for kept in ("run.json", "verdicts.json", "cells.parquet", "figures/little_audit.svg",
+                 "latency/a-1-1.hlog", "requests/a-1-1.parquet"):  # fmt: skip
         assert not ignored(f"reference/{kept}")
 
 
@@ -238,7 +239,7 @@ def test_set_up_from_a_fresh_copy_mends_itself_and_is_done_once(tmp_path: Path) 
     listed = subprocess.run(
         [copy / ".venv/bin/bench", "list"], capture_output=True, text=True, cwd="/"
     )
-    assert "pool_sweep" in listed.stdout
+    assert {"pool_sweep:", "instrument:"} <= set(listed.stdout.split())
     moved = copy.rename(tmp_path / "moved")
     assert _make("-q", "setup", cwd=moved).returncode == 1
     assert _make("clean", cwd=moved).returncode == 0

@@ -16,8 +16,6 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,24 +28,22 @@ import tempfile
 import time
 
 import redis
+from children import (
+    NO_SERVER,
+    Joined,
+    answered,
+    await_listener,
+    ended,
+    free_port,
+    run_check,
+    started,
+)
 
 from bench.load import worker as worker_module
 from bench.model import ApparatusLost, BenchError, Cell, PreflightError, Settings, Workload
 
 URL = ""
 CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
-
-
-def run_child(url: str, name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, __file__, url, name],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr, done.stderr[-3000:]
 
 
 def open_pool(**settings: Any) -> Any:
@@ -157,12 +153,12 @@ def check_both_clients_report_clocks_in_order() -> None:
 def job_of(cell: Cell, pool: Any, users: int, seconds: float) -> Any:
     import gevent
 
-    from bench.load.users import Job
+    from bench.load.closed_loop import ClosedLoop
 
-    job = Job(cell, pool, users, seed=1)
+    job = ClosedLoop(cell, pool, users, seed=1)
     greenlets = [gevent.spawn(job.run) for _ in range(users)]
     gevent.sleep(seconds)
-    job.stopping = True
+    job.stop(time.perf_counter())
     assert job.drained.wait(10)
     gevent.joinall(greenlets, raise_error=True)
     return job
@@ -310,18 +306,24 @@ def check_the_current_rate_is_that_of_the_seconds_in_which_requests_were_done() 
     import numpy as np
     from locust.stats import RequestStats
 
-    from bench.load.standalone import _log, latency_line
+    from bench.load.locust_stats import latency_line, log
 
     stats = RequestStats()
     stats.total.start_time -= 30
     done = time.perf_counter() - np.arange(0, 20, 0.1)
-    rows = np.stack([done - 0.00025, done - 0.0002, done], axis=1)
-    _log(stats, rows, 0)
+    rows = np.stack([done - 0.00025, done - 0.0002, done - 0.0001, done], axis=1)
+    log(stats, "some loop", rows, {})
     assert abs(stats.total.current_rps - 10) < 0.5
-    _log(stats, rows[:0], 50)
+    for _ in range(2):
+        log(stats, "some loop", rows[:0], {"this": 20, "that": 5})
     assert stats.total.num_requests == 250
-    assert stats.total.num_none_requests == 50
-    assert "of 200 requests: p50 0.250 ms" in latency_line(stats)
+    assert stats.total.num_none_requests == stats.total.num_failures == 50
+    assert sum(stats.total.num_fail_per_sec.values()) == 50
+    errors = {error.error: error.occurrences for error in stats.errors.values()}
+    assert errors == {"this": 40, "that": 10}
+    assert stats.total.fail_ratio == 0.2
+    told = latency_line(stats)
+    assert "of 200 requests: p50 0.250 ms, p90 0.250 ms, p99 unknown (too few), " in told
 
 
 CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
@@ -329,78 +331,21 @@ CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_load(name: str, redis_server: Any) -> None:
-    run_child(redis_server.url, name)
-
-
-ROOT = Path(__file__).parents[1]
-NO_SERVER = "redis://127.0.0.1:1"
-
-
-@contextmanager
-def started(*command: str, url: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python module as a child, its output in pipes; killed if the test leaves it behind."""
-    path = os.pathsep.join(sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path, "REDIS_URL": url},
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    run_check(__file__, redis_server.url, name)
 
 
 def locust(*arguments: str, url: str) -> Any:
     return started("locust", "-f", "locustfiles/closed_loop.py", *arguments, url=url)
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, err = process.communicate(timeout=60)
-    assert "Traceback" not in err, err[-3000:]
-    return out, err
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def await_listener(port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-def answered(url: str) -> int:
-    return int(
-        redis.Redis.from_url(url).info("commandstats").get("cmdstat_get", {"calls": 0})["calls"]
-    )
-
-
 @pytest.fixture
 def joined(redis_server: Any) -> Iterator[Any]:
-    """Starts a headless master, which knows no server, and a `bench worker` that does."""
-    with ExitStack() as stack:
+    """Starts a master of the closed loop with four users, and a worker."""
+    with Joined(redis_server.url) as cluster:
 
-        def start(*arguments: str) -> list[subprocess.Popen[str]]:
-            port = str(free_port())
-            bind = ("--master", "--master-bind-host", "127.0.0.1", "--master-bind-port", port)
-            users = ("--headless", "-u", "4", "-r", "4", "--expect-workers", "1")
-            master = stack.enter_context(locust(*bind, *users, *arguments, url=NO_SERVER))
-            await_listener(int(port))
-            worker = started("bench", "worker", "--port", port, url=redis_server.url)
-            return [master, stack.enter_context(worker)]
+        def start(*options: str) -> list[subprocess.Popen[str]]:
+            master = cluster.master("closed_loop", *options, workers=1, users=4)
+            return [master, cluster.worker()]
 
         yield start
 
@@ -408,13 +353,12 @@ def joined(redis_server: Any) -> Iterator[Any]:
 def test_alone_its_statistics_are_true_below_a_millisecond(redis_server: Any) -> None:
     before = answered(redis_server.url)
     load = ("--headless", "-u", "4", "-r", "4", "-t", "1s", "--pool-size", "3", "--json")
-    with locust(*load, url=redis_server.url) as process:
+    with locust(*load, "--stop-timeout", "10", url=redis_server.url) as process:
         out, err = ended(process)
     assert process.returncode == 0, err
     (entry,) = json.loads(out)
-    assert (
-        0 <= answered(redis_server.url) - before - entry["num_requests"] <= 4
-    )  # cut off at the end
+    looked_first = 1  # whether the server lets us
+    assert answered(redis_server.url) - before == looked_first + entry["num_requests"]
     assert sum(entry["num_reqs_per_sec"].values()) == entry["num_requests"] > 0
     assert any(0 < float(milliseconds) < 1 for milliseconds in entry["response_times"])
     assert f"latency of {entry['num_requests']} requests: p50 " in err
@@ -429,7 +373,7 @@ def test_a_worker_takes_its_masters_options_and_hands_it_its_statistics(joined: 
     (entry,) = json.loads(out)
     line = re.search(r"pool peak 3 of 3, \d+ of (\d+) requests found it empty", said)
     assert line, said
-    assert 0 <= int(line[1]) - entry["num_requests"] <= 4
+    assert int(line[1]) == entry["num_requests"]
     assert any(0 < float(milliseconds) < 1 for milliseconds in entry["response_times"])
     assert f"latency of {entry['num_requests']} requests: p50 " in err
 

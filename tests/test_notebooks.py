@@ -13,6 +13,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import pandas as pd
 import psutil
 import pytest
 import synthetic
+from IPython.display import Markdown
 
-from bench.experiments import discover
+from bench.experiments import discover, instrument, pool_sweep
 from bench.model import BenchError
 from bench.report import notebooks, page
 from bench.store import Store
@@ -36,18 +38,45 @@ HOME = str(Path.home())
 PLAIN = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
+SHOWN = {"01_pool_sweep": pool_sweep, "02_instrument": instrument}
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic smoke run whose notebook was executed."""
-    folder = synthetic.store(tmp_path_factory.mktemp("results") / "run", "smoke", 1)
-    pages = notebooks.execute(folder, ["pool_sweep"])
-    assert pages == [folder / "notebooks" / "01_pool_sweep.html"]
+    """A synthetic smoke run whose notebooks were executed."""
+    folder = tmp_path_factory.mktemp("results") / "run"
+    synthetic.store(folder, "smoke", 1, tuple(SHOWN.values()))
+    certified(folder)
+    pages = notebooks.execute(folder, ["pool_sweep", "instrument"])
+    assert pages == [folder / "notebooks" / f"{name}.html" for name in SHOWN]
     return folder
 
 
+def certified(folder: Path) -> None:
+    store = Store.resume(folder)
+    cells = store.cells()
+    own = cells[cells["experiment"] == "instrument"]
+    store.note_certificate(asdict(row) for row in instrument.certificate(own, store))
+    store.finish("complete")
+
+
+@pytest.fixture(scope="module", params=SHOWN)
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a notebook."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def executed(run: Path) -> Any:
-    return nbformat.read(run / "notebooks" / "01_pool_sweep.ipynb", as_version=4)
+def executed(run: Path, name: str) -> Any:
+    return nbformat.read(run / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def findings(run: Path, name: str) -> dict[str, str]:
+    """What the figures of the notebook say."""
+    store = Store.open(run)
+    cells = store.cells()
+    own = cells[cells["experiment"] == SHOWN[name].NAME]
+    return pool_sweep.findings(own) if name == "01_pool_sweep" else instrument.findings(own, store)
 
 
 def outputs(notebook: Any) -> list[Any]:
@@ -113,21 +142,25 @@ def test_the_stored_outputs_are_those_of_the_committed_run(tmp_path: Path) -> No
 # As executed
 
 
-def test_the_run_named_is_the_one_shown(executed: Any) -> None:
+def test_the_run_named_is_the_one_shown(executed: Any, name: str) -> None:
     injected = [
         c.source for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])
     ]
     assert injected == ["run = '..'"]
     said = "\n".join(texts(executed, "text/markdown"))
-    assert "1 replicate, 3 needed" in said
+    few = {
+        "01_pool_sweep": "1 replicate, 3",
+        "02_instrument": "smoke run",
+    }[name]
+    assert few in said
     environment = texts(executed, "text/html")[-1]
     assert "redis 7.0.0" in environment
     assert "smoke" in environment
 
 
-def test_pictures_are_there_and_small(executed: Any) -> None:
+def test_pictures_are_there_and_small(executed: Any, run: Path, name: str) -> None:
     pictures = [base64.b64decode(text) for text in texts(executed, "image/png")]
-    assert len(pictures) == 4
+    assert len(pictures) == len(findings(run, name))
     assert max(map(len, pictures)) <= LARGEST_PICTURE
     assert all(picture.startswith(b"\x89PNG") for picture in pictures)
 
@@ -139,7 +172,7 @@ def test_nothing_but_results_is_printed(executed: Any) -> None:
 
 def test_figures_are_saved_for_reviews(run: Path) -> None:
     names = {path.name for path in (run / "figures").iterdir()}
-    figures = discover()["pool_sweep"].findings(Store.open(run).cells())
+    figures = [figure for name in SHOWN for figure in findings(run, name)]
     assert names == {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
     assert all(path.stat().st_size > 10_000 for path in (run / "figures").iterdir())
 
@@ -157,7 +190,8 @@ def test_an_experiment_draws_from_its_own_cells_and_the_whole_run(
     own = types.SimpleNamespace(NAME="pool_sweep", figures=figures)
     monkeypatch.setattr(notebooks, "chosen", lambda names: [own, other])
     notebooks._save_figures(run, ["pool_sweep", "other"])
-    assert given == [({"pool_sweep"}, {"pool_sweep"}), (set(), {"pool_sweep"})]
+    both = {"pool_sweep", "instrument"}
+    assert given == [({"pool_sweep"}, both), (set(), both)]
 
 
 def test_no_path_of_this_machine_is_in_what_is_made(run: Path) -> None:
@@ -167,13 +201,51 @@ def test_no_path_of_this_machine_is_in_what_is_made(run: Path) -> None:
             assert trace not in text, made.name
 
 
-def test_the_page_needs_no_network(run: Path) -> None:
-    html = (run / "notebooks" / "01_pool_sweep.html").read_text()
+def test_the_page_needs_no_network(run: Path, name: str) -> None:
+    html = (run / "notebooks" / f"{name}.html").read_text()
     fetched = re.findall(r"""<(?:script|link|img|iframe)[^>]*(?:src|href)=["']([^"']*)""", html)
     assert all(source.startswith("data:") for source in fetched), fetched
     assert not re.findall(r"""(?:import\s|import\(|@import|url\()\s*["']?https?:""", html)
-    assert "Pool sweep" in html
+    assert {"01_pool_sweep": "Pool sweep", "02_instrument": "The instrument"}[name] in html
     assert "execute_notebook" not in html
+
+
+def test_the_instrument_s_page_holds_verdicts_gates_and_the_certificate(run: Path) -> None:
+    told = nbformat.read(run / "notebooks" / "02_instrument.ipynb", as_version=4)
+    tables = texts(told, "text/html")
+    verdicts, gates, certificate, parts, environment = tables
+    assert verdicts.count("undecided") == 4
+    assert "a smoke run decides nothing" in verdicts
+    assert "little_pool" in gates
+    assert "server stopped: p99 recorded" in certificate
+    assert "reached" in certificate
+    assert "schedule" in parts
+    assert "redis 7.0.0" in environment
+    said = texts(told, "text/markdown")
+    own, store = Store.open(run).cells(), Store.open(run)
+    prose = instrument.prose(own[own["experiment"] == "instrument"], store)
+    assert set(prose.values()) <= set(said)
+    assert not [text for text in said if "Not measured" in text]
+    assert "Every cell passed its gates at the first attempt." in said
+
+
+@pytest.mark.parametrize("missing", ["proof", "link"])
+def test_a_part_that_was_not_measured_is_said_and_all_else_shown(
+    missing: str, tmp_path: Path
+) -> None:
+    """As on a server of the user's, which is not stopped. Without a kernel: that takes seconds."""
+    folder = synthetic.store(
+        tmp_path / "run", "smoke", 1, (instrument,), wanted=lambda cell: cell.arm != missing
+    )
+    shown: list[Any] = []
+    script = jupytext.read(ROOT / "notebooks" / "02_instrument.py")
+    names: dict[str, Any] = {}
+    for cell in (c for c in script.cells if c.cell_type == "code"):
+        exec(cell.source, names)
+        names |= {"run": str(folder), "display": lambda *parts: shown.extend(parts)}
+    said = [part.data for part in shown if isinstance(part, Markdown)]
+    assert said.count("Not measured in this run.") == 1
+    assert len(said) == 7
 
 
 # Trouble
@@ -284,6 +356,21 @@ def test_a_figure_that_fails_ends_the_kernel_beside_it(
         notebooks.execute(folder, ["pool_sweep"])
     assert children() == set()
     assert list((folder / "notebooks").iterdir()) == []
+
+
+# The committed ones
+
+
+def test_a_notebook_whose_experiment_the_committed_run_lacks_is_written_unexecuted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "notebooks" / "02_instrument.py", tmp_path)
+    kept = synthetic.store(tmp_path / "kept", "smoke", 1, wanted=lambda cell: cell.pool_size == 5)
+    monkeypatch.setattr(notebooks, "SOURCE", tmp_path)
+    monkeypatch.setattr(notebooks, "REFERENCE", kept)
+    (written,) = notebooks.refresh()
+    assert written == tmp_path / "02_instrument.ipynb"
+    assert not outputs(nbformat.read(written, as_version=4))
 
 
 # The page's parts

@@ -33,6 +33,7 @@ from dataclasses import replace
 
 import redis
 
+from bench.analysis import gates
 from bench.model import ApparatusLost, Arrivals, Cell, Gate, Observation, Plan, Settings
 from bench.rig.host import LINUX, end, spawn
 from bench.rig.link import Link
@@ -91,16 +92,25 @@ class Bench:
     @functools.cache  # noqa: B019
     def valid(self, cell: Cell) -> Observation:
         """The first valid one of a few tries."""
+        return self.first(cell, lambda seen: seen.valid)
+
+    def first(self, cell: Cell, wanted: Callable[[Observation], bool]) -> Observation:
+        """The first of a few tries that is as wanted."""
         seen = [self.measure(cell)]
-        while not seen[-1].valid and len(seen) < TRIES:
+        while not wanted(seen[-1]) and len(seen) < TRIES:
             seen.append(self.measure(cell))
-        assert seen[-1].valid, [each.invalid_reasons for each in seen]
+        assert wanted(seen[-1]), [(each.invalid_reasons, each.doubts) for each in seen]
         return seen[-1]
 
 
 def gate(observation: Observation, name: str) -> Gate:
     (found,) = [each for each in observation.gates if each.name == name]
     return found
+
+
+def calm(observation: Observation) -> bool:
+    """Whether the machine went on meanwhile, by its meter."""
+    return observation.hiccup_max_s < 0.1
 
 
 def failed(observation: Observation) -> set[str]:
@@ -163,14 +173,13 @@ def check_a_generator_that_cannot_keep_its_schedule(bench: Bench) -> None:
 def check_a_generator_that_is_halted(bench: Bench) -> None:
     assert failed(bench.valid(LIGHT)) == set()
     with within_the_window(lambda swarm: halt(swarm.pids[0], 0.3)):
-        spoiled = bench.measure(replace(LIGHT, rtt_s=0.02))
+        spoiled = bench.first(replace(LIGHT, rtt_s=0.02), calm)
     assert gate(spoiled, "send_lag").passed is False
     assert gate(spoiled, "send_lag").figure > 0.1  # of 0.3 s
     assert gate(spoiled, "null_control").passed is False  # all that was due came at once
     assert "ms behind schedule" in spoiled.invalid_reasons
     assert spoiled.bound_by in ("generator", "machine")
     assert spoiled.served_share == 1  # late, and all of them
-    assert gate(spoiled, "hiccups").figure < 0.25  # of the machine: it did not stand still
 
 
 def check_a_stall_of_the_machine_is_told_beside_the_figures(bench: Bench) -> None:
@@ -199,12 +208,14 @@ def check_a_clock_that_steps(bench: Bench) -> None:
 
 
 def check_a_stopped_server_is_seen_and_the_machine_not_blamed(bench: Bench) -> None:
-    control, seen = bench.valid(LIGHT), bench.valid(STOPPED)
+    control = bench.valid(LIGHT)
+    with mock.patch.object(gates, "bound_by", wraps=gates.bound_by) as bound_by:
+        seen = bench.first(STOPPED, lambda seen: seen.valid and calm(seen))
+    assert bound_by.call_args.kwargs["hold_s"] < 0.5 * seen.command_mean_s + 0.5 * LIGHT.rtt_s
     assert seen.latency.p90 > 0.15 > control.latency.p50
     assert seen.dropped == seen.errors == seen.timeouts == 0
     assert seen.served_share == 1
     assert gate(seen, "operations").figure == 0
-    assert gate(seen, "hiccups").figure < 0.2  # of the 0.4 s
     assert (seen.bound_by == "machine") <= (seen.machine_busy_share >= 0.85)
     for name in ("null_control", "backlog", "settled"):
         assert gate(control, name).passed
@@ -216,16 +227,16 @@ def check_a_stopped_server_is_seen_and_the_machine_not_blamed(bench: Bench) -> N
 
 
 def check_a_link_that_is_not_set_as_the_cell_says(bench: Bench) -> None:
+    control = bench.first(LINKED, lambda seen: gate(seen, "link_rtt").passed is True)
     figures = {}
-    for rtt_s in (LINKED.rtt_s, *REAL_RTT_S):
-        seen = bench.measure(replace(LINKED, rtt_s=rtt_s))
-        found = gate(seen, "link_rtt")
+    for rtt_s in REAL_RTT_S:
+        spoiled = bench.measure(replace(LINKED, rtt_s=rtt_s))
+        found = gate(spoiled, "link_rtt")
         figures[rtt_s] = found.figure
-        assert found.passed is (rtt_s not in REAL_RTT_S), found
-        assert bool(found.reason) is not found.passed
-        assert found.reason in seen.invalid_reasons
-        assert seen.valid <= found.passed
-    assert figures[0.0012] < 0 <= figures[0.001] < 1 <= figures[0.0011]
+        assert found.passed is spoiled.valid is False
+        assert "the quickest request took" in found.reason
+        assert found.reason in spoiled.invalid_reasons
+    assert figures[0.0012] < 0 <= gate(control, "link_rtt").figure < 1 <= figures[0.0011]
 
 
 @contextlib.contextmanager
@@ -446,7 +457,7 @@ def outcomes(url: str, group: str) -> dict[str, str]:
         [sys.executable, __file__, url, group],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=150,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -87,7 +87,12 @@ def test_mdc_wait_is_what_spitzers_identity_gives(servers: int, share: float) ->
 
 def test_mdc_wait_near_saturation_is_the_diffusions() -> None:
     assert mdc_wait(10, 9.999) == pytest.approx(1 / (2 * 10 * 1e-4), rel=1e-3)
-    assert mdc_wait(50, 5) == pytest.approx(0, abs=1e-12)
+
+
+def test_mdc_wait_is_never_negative_however_it_is_rounded() -> None:
+    light = [mdc_wait(servers, 0.1 * servers) for servers in range(30, 60)]
+    assert min(light) >= 0
+    assert max(light) < 1e-12
 
 
 @pytest.mark.parametrize(("p", "in_flight"), [(0.5, 10), (0.9, 14), (0.99, 18), (0.999, 21)])
@@ -107,11 +112,20 @@ def test_the_most_in_flight_over_a_minute() -> None:
     assert in_flight_peak(10, hold_s=1e-3, over_s=0) == in_flight_quantile(10, 0.5)
 
 
-def test_the_peak_grows_with_time_and_load() -> None:
+def test_the_peak_grows_with_p_time_and_load() -> None:
+    quantiles = [in_flight_peak(10, 1e-3, 60, p / 100) for p in range(1, 100)]
+    assert quantiles == sorted(quantiles)
+    assert (quantiles[0], quantiles[-1]) == (26, 32)
     peaks = [in_flight_peak(10, 1e-3, over_s) for over_s in (0.01, 0.1, 1, 10, 100, 1000)]
     assert peaks == sorted(peaks)
     assert peaks[0] < peaks[-1]
     assert 5000 < in_flight_peak(5000, 1e-3, 60) < 5500
+
+
+@pytest.mark.parametrize("p", [0.01, 0.3])
+def test_the_peak_of_a_long_time_is_above_the_mean_for_certain(p: float) -> None:
+    for load in range(1, 100):
+        assert in_flight_peak(load, 1, 1_000, p) > load + math.sqrt(load)
 
 
 @pytest.mark.parametrize(("q", "latency_s"), [(0.9, 0.4), (0.95, 0.9), (0.99, 1.3), (0.5, 0.0)])

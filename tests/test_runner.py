@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.experiments import chosen, discover
+from bench.experiments import chosen, discover, instrument
 from bench.experiments.pool_sweep import POOL_SIZES, RTTS_S, plan, turn_s
 from bench.model import Cell, PreflightError, Workload
 
@@ -17,10 +17,20 @@ SCRIPT = """
 import json
 from bench.model import Cell, Plan
 from bench.runner import blocks
+from bench.experiments import instrument
+from bench.model import Workload
 cells = tuple(Cell("t", pool, users) for pool in (5, 1000, 5000) for users in (1, 2, 3, 4))
 made = {seed: blocks([Plan(cells, 3)], seed) for seed in (1, 1, 2)}
-print(json.dumps({str(seed): [[(c.pool_size, c.concurrency) for c in b.cells] for b in made[seed]]
-                  for seed in made}))
+told = {str(seed): [[(c.pool_size, c.concurrency) for c in b.cells] for b in made[seed]]
+        for seed in made}
+apart = Plan(cells[:2], 3, once=(cells[2], Cell("t", 7, 7, workers=2)))
+planned = {"once": [apart], "instrument": [instrument.plan("standard", Workload(), 1)],
+           "both": [Plan(cells, 1), apart]}
+for name, plans in planned.items():
+    told[name] = [[b.number, b.replicate, b.workers, [c.id for c in b.cells]]
+                  for b in blocks(plans, 1)]
+told["ids"] = [c.id for c in (*apart.cells, *apart.once)]
+print(json.dumps(told))
 """
 
 
@@ -32,7 +42,7 @@ def orders() -> dict[str, Any]:
 
 
 def test_every_replicate_is_a_block_that_holds_every_cell_once(orders: dict[str, Any]) -> None:
-    for blocks in orders.values():
+    for blocks in (orders["1"], orders["2"]):
         assert len(blocks) == 3
         for block in blocks:
             assert len({tuple(cell) for cell in block}) == len(block) == 12
@@ -49,6 +59,32 @@ def test_cells_of_one_large_pool_stay_together(orders: dict[str, Any]) -> None:
         for pool in (1000, 5000):
             places = [index for index, (size, _) in enumerate(block) if size == pool]
             assert places == list(range(places[0], places[0] + 4))
+
+
+def test_what_is_measured_once_is_in_the_first_replicate_alone(orders: dict[str, Any]) -> None:
+    first, second, third, crew = orders["ids"]
+    found = [[replicate, workers, set(ids)] for _, replicate, workers, ids in orders["once"]]
+    found.sort(key=lambda block: block[:2])
+    assert found == [
+        [1, 1, {first, second, third}], [1, 2, {crew}], [2, 1, {first, second}],
+        [3, 1, {first, second}],
+    ]  # fmt: skip
+    numbers = [block[0] for block in orders["both"]]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+def test_the_instrument_has_a_a_in_every_block_and_all_else_once(orders: dict[str, Any]) -> None:
+    made = instrument.plan("standard", Workload(), 1)
+    same, once = ({cell.id for cell in cells} for cells in (made.cells, made.once))
+    found = sorted(orders["instrument"], key=lambda block: block[1])
+    assert [block[1] for block in found] == [1, 2, 3, 4, 5]
+    assert set(found[0][3]) == same | once
+    for _, _, workers, ids in found:
+        assert workers == 1
+        assert len(set(ids)) == len(ids)
+        assert set(ids) >= same
+    assert all(set(block[3]) == same for block in found[1:])
+    assert len({tuple(block[3]) for block in found[1:]}) == 2  # either arm may come first
 
 
 @pytest.mark.parametrize("profile", ["smoke", "standard", "full"])
@@ -97,5 +133,6 @@ def test_every_experiment_offers_what_the_runner_and_the_report_ask_for() -> Non
             made = module.plan(profile, Workload(), 1)
             assert made.cells
             assert made.replicates >= (3 if profile != "smoke" else 1)
-        assert callable(module.tables)
-        assert callable(module.figures)
+            assert made.measurements == len(made.cells) * made.replicates + len(made.once)
+        for name in ("tables", "claims", "figures"):
+            assert callable(getattr(module, name))

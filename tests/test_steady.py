@@ -122,11 +122,17 @@ def test_histograms_that_came_out_of_the_store_do_as_well() -> None:
 
 def test_intervals_of_unequal_size_do_not_pass_for_scatter() -> None:
     """Equal distributions in intervals of very unequal size: a share of each is what scatters."""
-    sizes = [4_000, 1_000] * 10
+    sizes = [6_000, 3_000] * 5
     values = np.concatenate([np.arange(size) / size * 900 for size in sizes]).astype(int)
     parts = [histogram_of(part) for part in np.split(values, np.cumsum(sizes)[:-1])]
     estimate = histogram_interval(parts, 0.9)
+    assert estimate.n == 10
     assert estimate.high - estimate.low < 5e-6
+
+
+def test_values_that_are_all_alike_have_an_interval_of_no_width() -> None:
+    estimate = percentile_interval([0.002] * 20_000, 0.99)
+    assert (estimate.low, estimate.high, estimate.warnings) == (0.002, 0.002, ())
 
 
 def test_too_few_samples_for_the_percentile_itself() -> None:

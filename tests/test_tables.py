@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import synthetic
 
-from bench.experiments import pool_sweep
-from bench.model import Settings, Workload
+from bench.experiments import instrument, pool_sweep
+from bench.model import Row, Settings, Verdict, Workload
 from bench.report.display import Display
 from bench.report.tables import show, show_calibration, summary
+from bench.report.verdicts import judge
 from bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +39,31 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return stored(tmp_path_factory.mktemp("run") / "complete", len(PLAN.cells), "complete")
 
 
+NASTY = "[bold]who[/bold] :link: [/]: a name between [brackets] ends in \\\\"
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run of the instrument alone, with its certificate, a row of which looks like markup."""
+    folder = tmp_path_factory.mktemp("run") / "certified"
+    synthetic.store(folder, "standard", 5, (instrument,))
+    store = Store.resume(folder)
+    rows = instrument.certificate(store.cells(), store)
+    nasty = Row.at_most("other tools [1]", 1_234_567.8, "/s", 1, NASTY)
+    store.note_certificate(asdict(row) for row in [*rows, nasty])
+    store.finish("complete")
+    return store
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+
+
+def plain(said: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", said)
+
+
 # Tables
 
 
@@ -43,24 +71,24 @@ def test_away_from_a_terminal_nothing_is_wrapped_or_cut(
     complete: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "30")
-    show(complete)
+    show(complete, [])
     said = capsys.readouterr().out
     lines = said.splitlines()
-    found = summary(complete)
+    found = summary(complete, [])
     assert lines[0] == pool_sweep.QUESTION
     bounds = ", ".join(f"{part} {count}" for part, count in found["bound_by"].items())
     assert f"{found['cells']} cells, 0 invalid; bound by {bounds}" in lines
     assert "…" not in said
     for record in found["tables"]["pool_sweep"]:
-        assert any({str(v) for v in record.values()} <= {"nan", *line.split()} for line in lines)
+        assert any({str(v) for v in record.values()} <= {"None", *line.split()} for line in lines)
 
 
 def test_the_heading_says_that_the_rows_are_a_selection_and_of_what(
     complete: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(complete)
+    show(complete, [])
     heading = capsys.readouterr().out.splitlines()[1]
-    rows = len(summary(complete)["tables"]["pool_sweep"])
+    rows = len(summary(complete, [])["tables"]["pool_sweep"])
     assert heading.startswith(f"{rows} of {len(PLAN.cells)} combinations. ")
     assert "best" in heading
 
@@ -68,13 +96,12 @@ def test_the_heading_says_that_the_rows_are_a_selection_and_of_what(
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
     complete: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "60")
-    show(complete)
-    said = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    terminal(monkeypatch, 60)
+    show(complete, [])
+    said = plain(capsys.readouterr().out)
     assert max(map(len, said.splitlines())) <= 60
     assert "…" not in said
-    records = summary(complete)["tables"]["pool_sweep"]
+    records = summary(complete, [])["tables"]["pool_sweep"]
     last = list(records[0])[-2]
     assert f"{last}\n" in said.partition("too narrow for: ")[2]
     for record in records:
@@ -87,18 +114,86 @@ def test_an_unfinished_run_says_how_far_it_got(
     status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = stored(tmp_path / "run", 3, status)
-    show(store)
+    show(store, [])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(status)
     assert last.endswith(f": 3 of {PLANNED} cells")
-    assert summary(store)["planned"] == PLANNED
+    assert summary(store, [])["planned"] == PLANNED
 
 
 def test_a_complete_run_says_nothing_of_the_kind(
     complete: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(complete)
+    show(complete, [])
     assert "complete" not in capsys.readouterr().out
+
+
+def test_certificate_and_verdicts_fit_a_terminal_of_80_columns(
+    certified: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal(monkeypatch, 80)
+    show(certified, judge(certified, ["instrument"]))
+    said = plain(capsys.readouterr().out)
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in said
+    begins = lines.index("The instrument's certificate")
+    assert lines[begins + 1].split() == ["what", "measured", "reach"]
+    assert any(re.search("30,000 /s +≥ 29850 +reached bound by users", line) for line in lines)
+    for claim in ("I1", "I2", "I3", "I4"):
+        assert sum(line.startswith(f"{claim} supported: ") for line in lines) == 1
+
+
+def test_what_looks_like_markup_is_printed_as_it_is(
+    certified: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdict = Verdict("I9", f"Says {NASTY}", "rule", "refuted", NASTY, {}, ())
+    show(certified, [verdict])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in lines if line.startswith("other tools [1] "))
+    assert row.split("/s")[1].split("not reached")[1].strip() == NASTY
+    assert f"I9 refuted: Says {NASTY}." in lines
+    assert f"   {NASTY}" in lines
+
+
+def test_a_terminal_of_ascii_gets_the_certificate_and_no_traceback(certified: Store) -> None:
+    code = (
+        "import sys; from bench.report import notebooks; notebooks.execute = lambda *a: []\n"
+        "import bench.cli; sys.argv[1:] = ['report', sys.argv[1]]; sys.exit(bench.cli.main())"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(certified.folder)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
+    assert "The instrument's certificate" in done.stdout
+    assert "not reached" in done.stdout
+    assert "I4 supported: " in done.stdout
+
+
+def test_the_run_in_figures_is_json_that_every_program_reads(certified: Store) -> None:
+    verdicts = judge(certified, ["instrument"])
+    found = json.loads(json.dumps(summary(certified, verdicts), allow_nan=False))
+    assert [each["outcome"] for each in found["verdicts"]] == ["supported"] * 4
+    assert found["verdicts"][2]["estimates"]["served"]["low"] is None
+    assert {"what", "value", "unit", "reach", "reached", "note"} == set(found["certificate"][0])
+    assert found["certificate"] == certified.manifest["certificate"]
+    gates = {each["gate"]: each for each in found["gates"]}
+    assert (gates["little_pool"]["cells"], gates["little_pool"]["failed"]) == (found["cells"], 0)
+    assert len(found["tables"]["instrument"]) == 14
+
+
+def test_gates_that_failed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = stored(tmp_path / "run", 2, "complete")
+    changed = store.cells().assign(valid=False, invalid_reasons="settled: never; workers: 1 lost")
+    store.cells = lambda: changed.assign(gate_settled=0.5, gate_workers=1.0)  # type: ignore[method-assign]
+    show(store, [])
+    lines = capsys.readouterr().out.splitlines()
+    assert "   gate settled: failed by 2 attempts" in lines
+    assert "   gate workers: failed by 2 attempts" in lines
+    assert not [line for line in lines if "gate little_pool" in line]
 
 
 def test_a_certificate_is_not_wrapped_away_from_a_terminal(
@@ -152,24 +247,28 @@ CALIBRATION = """
 import json, sys
 from types import SimpleNamespace as Seen
 from bench import calibrate as c
+from bench.model import Row
 from bench.report.display import Display
 
 def found_by(step):
-    known = {c.STOCK: c.Rate(10.0, 1.0), "lean, 50 users": c.Rate(100.0, 1.0), c.SMOKE: (50.0, 0),
-             c.BORROW: [], c.RECORD: []}
+    known = {c.STOCK: c.Rate(10.0, 1.0), c.LEAN: c.Rate(100.0, 1.0), c.SMOKE: (50.0, 0),
+             **{made: [Row(made, 1.0, "s")] for made in (c.BORROW, c.NOISE, c.RECORD, c.MERGE,
+                                                         c.CROSS)}}
     if step in rates:
         return known.get(step, c.Rate(50.0, 1.0))
-    cell = Seen(qps=50_000.0, bound_by="link", link_cpu_us_per_op=9.0, latency=Seen(p50=0.0012))
-    return known.get(step, cell if step in (c.LINK_MANY, c.LINK_ONE) else 0.5)
+    return known.get(step, (31_000.0, "every rate tried was held") if step in ladder else 0.5)
 
 rates = {step.what for step in c.rate_steps(None, None, 1.0)}
-steps = [*c.rate_steps(None, None, 1.0), *c.link_steps(None, None, 1.0),
+ladder = {step.what for step in c.ladder_steps(None, None, 1.0)}
+steps = [*c.ladder_steps(None, None, 1.0), *c.rate_steps(None, None, 1.0),
          *c.prefill_steps(None, None), *c.worker_steps(None, None)]
-names = [c.BORROW, c.RECORD, *(step.what for step in steps), c.SMOKE]
+names = [c.NOISE, c.BORROW, c.RECORD, c.MERGE, c.LEAN, *(step.what for step in steps), c.CROSS,
+         c.SMOKE]
 with Display(line_every_s=0) as display:
     display.starts(len(names), len(names), "steps")
     found = c.take([c.Step(n, 1.0, lambda n=n: found_by(n)) for n in names], display)
-print(json.dumps({row.what: [row.value, row.reached] for row in c._rows(found)}))
+own = [Row("of the instrument's cells", 1.0, "ms")]
+print(json.dumps({row.what: [row.value, row.reached] for row in c._rows(found, own)}))
 """
 
 
@@ -180,10 +279,12 @@ def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() 
     assert done.returncode == 0, done.stderr
     steps, *lines = done.stderr.splitlines()
     assert steps.startswith(f"{len(lines)} steps, ")
-    assert lines[2].startswith(f"3/{len(lines)} lean, 50 users; ")
+    assert lines[4].startswith(f"5/{len(lines)} lean, 50 users; ")
     rows = json.loads(done.stdout)
     assert rows["lean ÷ stock Locust"] == [10.0, True]
-    assert rows["link at 1 ms, 200 users"] == [50_000.0, True]
-    assert rows["round trip at 1 ms, 1 user"] == [1.2, True]
+    assert rows["of the instrument's cells"] == [1.0, None]
+    assert rows["highest open-loop rate with gates green, lean at RTT 0"] == [31_000.0, True]
+    for made in ("the machine at rest", "merging histograms", "other tools at the same load"):
+        assert rows[made] == [1.0, None]
     assert rows["prefill 5000 at 1 ms"] == [0.5, True]
     assert rows["bench run --profile smoke, report included"] == [50.0, True]

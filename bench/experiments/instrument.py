@@ -24,16 +24,17 @@ from bench.analysis.replicates import APPARATUS, SAME, last_attempts, median_of,
 from bench.analysis.sentences import counted
 from bench.analysis.statistics import (
     Equivalence,
+    differs,
     equivalence,
     false_calls,
     log_t_interval,
     quantiles,
 )
-from bench.analysis.steady import mser5
+from bench.analysis.steady import MSER_FEWEST, mser5
 from bench.figures import audit
 from bench.figures.axes import linear_axis, log_axis
 from bench.figures.cells import any_invalid, cross_out, draw_line
-from bench.figures.curves import draw_curve, draw_theory
+from bench.figures.curves import draw_theory
 from bench.figures.distributions import (
     ccdf_axes,
     draw_ccdf,
@@ -47,6 +48,7 @@ from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import (
     CLIENTS,
     CORRECTED,
+    CROSS,
     INK,
     MUTED,
     NEUTRAL,
@@ -84,6 +86,8 @@ LINK_USERS, LINK_RTT_S, LINK_ONE_S = (1, 10, 50, 200), 0.001, 1.35e-3
 CLIENT_USERS = 50
 SAME_USERS, SAME_RTT_S = 100, 0.010
 
+LOOPS = {"closed": "o", "open": "^"}  # a marker each
+
 ARMS = ("a", "b")
 COMPARED = {
     "qps": "requests per second",
@@ -93,6 +97,7 @@ COMPARED = {
     "client_cpu_us_per_op": "client CPU per operation",
 }
 FALSE_CALLS = 0.10
+SURELY = 0.99  # of a difference between a cell and itself: five figures are looked at
 COMPARED_REPLICATES = 3  # as many as the standard profile's comparisons rest on
 FEWEST_PAIRS = 5
 
@@ -171,7 +176,8 @@ def proof(cells: pd.DataFrame, store: Store) -> list[Stall]:
         quantiles(store.histogram(row["cell"], row["block"], row["attempt"], tag), PROOF_AT)
         for tag in ("latency", "command")
     )
-    theory = [stalled_percentile(q, row["stop_s"], row["measured_s"]) for q in PROOF_AT]
+    stop_s, window_s = float(row["stop_s"]), float(row["measured_s"])
+    theory = [stalled_percentile(q, stop_s, window_s) for q in PROOF_AT]
     return [
         Stall(share, theory_s, told, timed)
         for share, theory_s, told, timed in zip(
@@ -187,10 +193,11 @@ def proof(cells: pd.DataFrame, store: Store) -> list[Stall]:
 class Comparison(NamedTuple):
     """One figure of the cell that was measured twice: the ratio over its pairs, a block each; in
     how many of the `ways` to compare with `COMPARED_REPLICATES` of them they are told apart; and
-    whether all of them show it to be the same."""
+    whether all of them show it to be the same. `surely` has the wider interval of `SURELY`."""
 
     column: str
     ratio: Estimate
+    surely: Estimate
     calls: int
     ways: int
     same: Equivalence
@@ -204,11 +211,11 @@ def comparisons(cells: pd.DataFrame) -> list[Comparison]:
 def _comparison(cells: pd.DataFrame, column: str) -> Comparison:
     first, second = (_valid(part(cells, arm)) for arm in ARMS)
     ratios = paired_ratios(second, first, column)
-    ratio, same = log_t_interval(ratios), equivalence(ratios)
-    if len(ratios) < COMPARED_REPLICATES:
-        return Comparison(column, ratio, 0, 0, same)
-    called = false_calls(ratios, COMPARED_REPLICATES)
-    return Comparison(column, ratio, called.calls, called.ways, same)
+    both = log_t_interval(ratios), log_t_interval(ratios, SURELY)
+    calls = ways = 0
+    if len(ratios) >= COMPARED_REPLICATES:
+        _, calls, ways = false_calls(ratios, COMPARED_REPLICATES)
+    return Comparison(column, *both, calls, ways, equivalence(ratios))
 
 
 def _valid(cells: pd.DataFrame) -> pd.DataFrame:
@@ -239,63 +246,86 @@ def _judge_proof(cells: pd.DataFrame, store: Store) -> Verdict:
     return Verdict(
         "I1",
         "Latency percentiles hold what callers wait while the server is stopped",
-        f"p90, p95 and p99 within {PROOF_WITHIN:.0%} of D(1 − (1 − q)T/D), and none of those timed "
-        f"on the wire is; server at most {PROOF_SERVER_BUSY:.0%} busy, nothing dropped, backlog at "
-        f"least {PROOF_BACKLOG:g} λD",
+        f"p90, p95 and p99 within {_percent(PROOF_WITHIN)} of D(1 − (1 − q)T/D), and none of those "
+        f"timed on the wire is; server at most {_percent(PROOF_SERVER_BUSY)} busy, nothing "
+        f"dropped, backlog at least {PROOF_BACKLOG:g} λD",
         outcome, reason, estimates, tuple(ran["cell"]),
     )  # fmt: skip
 
 
 def _proof_outcome(ran: pd.DataFrame, stalls: list[Stall]) -> tuple[Outcome, str]:
-    if ran.empty:
-        return "undecided", "not measured: it needs a server of the suite's own, to stop it"
-    row = ran.iloc[0]
-    if unfit := _unfit_for_proof(row):
+    if unfit := _unfit_for_proof(ran, stalls):
         return "undecided", unfit
-    off = [stall for stall in stalls if not _near(stall.recorded_s, stall.theory_s)]
-    blind = [stall for stall in stalls if _near(stall.uncorrected_s, stall.theory_s)]
     said = ", ".join(
-        f"p{100 * s.share:g} {s.recorded_s:.3f} s (theory {s.theory_s:.3f}, on the wire "
-        f"{s.uncorrected_s:.4f})" for s in stalls
+        f"p{100 * s.share:g} {si(s.recorded_s, 's')} (theory {si(s.theory_s, 's')}, on the wire "
+        f"{si(s.uncorrected_s, 's')})" for s in stalls
     )  # fmt: skip
-    return ("refuted" if off or blind else "supported"), said
+    return ("refuted" if _off(stalls) or _blind(stalls) else "supported"), said
+
+
+def _off(stalls: list[Stall]) -> list[Stall]:
+    """Those that were not recorded as theory says."""
+    return [stall for stall in stalls if not _near(stall.recorded_s, stall.theory_s)]
+
+
+def _blind(stalls: list[Stall]) -> list[Stall]:
+    """Those that a clock on the wire would have told too: they prove nothing."""
+    return [stall for stall in stalls if _near(stall.uncorrected_s, stall.theory_s)]
 
 
 def _near(seconds: float, theory_s: float) -> bool:
     return bool(abs(seconds / theory_s - 1) <= PROOF_WITHIN)
 
 
-def _unfit_for_proof(row: pd.Series) -> str:
-    if not row["valid"]:
-        return f"its cell is invalid: {row['invalid_reasons']}"
+def _unfit_for_proof(ran: pd.DataFrame, stalls: list[Stall]) -> str:
+    """Why nothing follows from the cell; empty where it decides."""
+    if ran.empty:
+        return "not measured: it needs a server of the suite's own, to stop it"
+    row = ran.iloc[0]
     busy = row["server_cpu_s"] / row["measured_s"]
-    if busy > PROOF_SERVER_BUSY:
-        return f"the server was {busy:.0%} busy"
-    if row["dropped"]:
-        return f"{row['dropped']:.0f} requests were dropped"
     arriving = row["offered_qps"] * row["stop_s"]
-    if row["backlog"] < PROOF_BACKLOG * arriving:
-        return f"the backlog of {row['backlog']:.0f} is below {PROOF_BACKLOG:g} × {arriving:.0f}"
-    return ""
+    doubts = {
+        _invalid(row): not row["valid"],
+        f"the server was {_percent(busy)} busy": busy > PROOF_SERVER_BUSY,
+        f"requests dropped: {row['dropped']:,.0f}": row["dropped"] > 0,
+        f"the backlog of {row['backlog']:,.0f} is below {PROOF_BACKLOG:g} × {arriving:,.0f}":
+            row["backlog"] < PROOF_BACKLOG * arriving,
+        "too few requests for its percentiles": len(stalls) < len(PROOF_AT),
+    }  # fmt: skip
+    return next((doubt for doubt, holds in doubts.items() if holds), "")
+
+
+def _invalid(row: pd.Series) -> str:
+    return f"its cell is invalid ({row['invalid_reasons']})"
 
 
 def _judge_same(cells: pd.DataFrame) -> Verdict:
     found = comparisons(cells)
-    pairs = min(each.ratio.n for each in found)
     share, made = _called(found)
-    outcome: Outcome = "supported" if share <= FALSE_CALLS else "refuted"
-    reason = f"{share:.1%} of {made} comparisons over {pairs} pairs call a difference"
-    if pairs < FEWEST_PAIRS:
-        outcome, reason = "undecided", f"{pairs} pairs, {FEWEST_PAIRS} needed"
+    outcome: Outcome = "supported" if share <= FALSE_CALLS else "undecided"
+    reason = f"{_percent(share, 1)} of {made} comparisons call a difference"
+    if apart := [COMPARED[each.column] for each in found if differs(each.surely)]:
+        outcome, reason = "refuted", f"{reason}; all pairs together tell apart {', '.join(apart)}"
+    if few := _too_few(found):
+        outcome, reason = "undecided", few
     return Verdict(
         "I2",
         "Two measurements of the same cell are not told apart",
-        f"at most {FALSE_CALLS:.0%} of comparisons by {COMPARED_REPLICATES} pairs call a "
-        "difference (95 % interval of the ratio without 1)",
+        f"at most {_percent(FALSE_CALLS)} of comparisons by {COMPARED_REPLICATES} pairs call a "
+        "difference (95 % interval of the ratio without 1); chance exceeds that now and then: "
+        f"refuted where the {_percent(SURELY)} interval over all pairs leaves out 1 for a figure",
         outcome, reason,
         {COMPARED[each.column]: each.ratio for each in found},
         tuple(cells[cells["arm"].isin(ARMS)]["cell"].unique()),
     )  # fmt: skip
+
+
+def _too_few(found: list[Comparison]) -> str:
+    """Which figure has too few pairs to judge by; empty where all have enough."""
+    fewest = min(found, key=lambda each: each.ratio.n)
+    if fewest.ratio.n >= FEWEST_PAIRS:
+        return ""
+    return f"{counted(fewest.ratio.n, 'pair')} of {COMPARED[fewest.column]}, {FEWEST_PAIRS} needed"
 
 
 def _called(found: list[Comparison]) -> tuple[float, int]:
@@ -309,9 +339,9 @@ def _judge_schedule(cells: pd.DataFrame) -> Verdict:
         Verdict(
             "I3",
             "Arrivals leave when they are due",
-            f"at {SCHEDULE_QPS:,.0f}/s and 1 ms: at least {SERVED:.1%} served, send lag p50 at "
-            f"most {LAG_P50_S * 1e3:g} ms and p99 at most {LAG_P99_S * 1e3:g} ms, the worker at "
-            f"most {BUSY:.0%} of a core",
+            f"at {SCHEDULE_QPS:,.0f}/s and {si(SCHEDULE_RTT_S, 's')}: at least "
+            f"{_percent(SERVED, 1)} served, send lag p50 at most {LAG_P50_S * 1e3:g} ms and p99 at "
+            f"most {LAG_P99_S * 1e3:g} ms, the worker at most {_percent(BUSY)} of a core",
             "undecided", "", {}, (),
         ),
         part(cells, "schedule"),
@@ -324,7 +354,7 @@ def _judge_overload(cells: pd.DataFrame) -> Verdict:
         Verdict(
             "I4",
             "Under twice its load a pool carries what it can",
-            f"at least {CARRIED:.0%} of what the same pool carries in a closed loop",
+            f"at least {_percent(CARRIED)} of what the same pool carries in a closed loop",
             "undecided", "", {}, (),
         ),
         pd.concat([part(cells, arm) for arm in ("capacity", "overload")]),
@@ -333,18 +363,25 @@ def _judge_overload(cells: pd.DataFrame) -> Verdict:
 
 
 def _judge_rows(open_: Verdict, ran: pd.DataFrame, rows: list[Row]) -> Verdict:
-    """`open_` decided: supported where every row reaches what it should, by valid cells alone."""
-    gated = [row for row in rows if row.reached is not None]
-    if not gated or not ran["valid"].all():
-        reason = "; ".join(filter(None, ran["invalid_reasons"])) or "not measured"
-        return replace(open_, reason=reason)
+    """`open_` decided: supported where every row reaches what it should, by valid cells alone, and
+    not by those that something beside the generator held back: it would be blamed for that."""
+    gated = [row for row in rows if row.reach]
+    held_back = ran["bound_by"][ran["bound_by"].isin(APPARATUS - {"generator"})]
+    if not ran["valid"].all() or len(held_back):
+        reasons = [*filter(None, ran["invalid_reasons"]), *(f"bound by {b}" for b in held_back)]
+        return replace(open_, reason="; ".join(reasons))
+    if not gated or any(row.reached is None for row in gated):
+        return replace(open_, reason="not measured")
+    named = {row.what.rpartition(": ")[2]: row for row in gated}
     return replace(
         open_,
         outcome="supported" if all(row.reached for row in gated) else "refuted",
-        reason="; ".join(f"{row.what} {row.value:.4g} {row.unit} ({row.reach})" for row in gated),
-        estimates={row.what: _one(row.value or math.nan, row.unit) for row in gated},
+        reason="; ".join(f"{n} {row.value:.4g} {row.unit} ({row.reach})"
+                         for n, row in named.items()),
+        estimates={n: _one(row.value, row.unit) for n, row in named.items()
+                   if row.value is not None},
         cells=tuple(ran["cell"].unique()),
-    )
+    )  # fmt: skip
 
 
 def _one(value: float, unit: str = "") -> Estimate:
@@ -371,22 +408,31 @@ def _busy(cells: pd.DataFrame) -> pd.Series:
     return cells["client_cpu_s"] / cells["measured_s"]
 
 
+def _known(row: Row) -> Row:
+    """A figure that no cell knows is none, and reaches nothing."""
+    if row.value is None or math.isfinite(row.value):
+        return row
+    return replace(row, value=None, reached=None, note="not known")
+
+
 def schedule_rows(cells: pd.DataFrame) -> list[Row]:
     """How well a worker keeps 10,000 arrivals a second."""
     known = _valid(part(cells, "schedule"))
+    what = f"open loop, {SCHEDULE_QPS:,.0f}/s at {si(SCHEDULE_RTT_S, 's')}, pool {SCHEDULE_POOL}"
     if known.empty:
-        return [Row("open loop, 10,000/s at 1 ms", None, "", note="no valid cell")]
-    what = "open loop, 10,000/s at 1 ms, pool 20:"
-    served, lag = median_of(known, "served_share"), [
-        median_of(known, f"send_lag_p{p}_s") * 1e3 for p in (50, 99)
-    ]  # fmt: skip
+        return [Row(what, None, "", note="no valid cell")]
+    served = median_of(known, "served_share")
+    p50_s, p99_s = (median_of(known, f"send_lag_p{p}_s") for p in (50, 99))
+    busy = float(_busy(known).median())
     return [
-        Row.at_least(f"{what} served", served * 100, "%", SERVED * 100),
-        Row.at_most(f"{what} send lag p50", lag[0], "ms", LAG_P50_S * 1e3),
-        Row.at_most(f"{what} send lag p99", lag[1], "ms", LAG_P99_S * 1e3),
-        Row.at_most(f"{what} worker busy", float(_busy(known).median()) * 100, "% of a core",
-                    BUSY * 100),
-    ]  # fmt: skip
+        _known(row)
+        for row in (
+            Row.at_least(f"{what}: served", served * 100, "%", SERVED * 100),
+            Row.at_most(f"{what}: send lag p50", p50_s * 1e3, "ms", LAG_P50_S * 1e3),
+            Row.at_most(f"{what}: send lag p99", p99_s * 1e3, "ms", LAG_P99_S * 1e3),
+            Row.at_most(f"{what}: worker busy", busy * 100, "% of a core", BUSY * 100),
+        )
+    ]
 
 
 def ceiling_rows(cells: pd.DataFrame) -> list[Row]:
@@ -395,9 +441,12 @@ def ceiling_rows(cells: pd.DataFrame) -> list[Row]:
     if ran.empty:
         return []
     row = ran.iloc[-1]
-    note = row["invalid_reasons"] or f"bound by {row['bound_by']}, {_busy(ran).iloc[-1]:.0%} busy"
-    reached = row["qps"] if row["valid"] and row["bound_by"] == "users" else 0.0
-    return [Row.at_least("open loop at RTT 0 with gates green", reached, "/s",
+    busy = _percent(_busy(ran).iloc[-1])
+    note = row["invalid_reasons"] or f"bound by {row['bound_by']}, {busy} busy"
+    held = row["valid"] and row["bound_by"] == "users"
+    # Not what arrived: of so few seconds' arrivals chance alone takes off a hundredth.
+    held_qps = float(row["offered_qps"] * row["served_share"]) if held else 0.0
+    return [Row.at_least("open loop at RTT 0 with gates green", held_qps, "/s",
                          SERVED * CEILING_QPS, note)]  # fmt: skip
 
 
@@ -407,9 +456,10 @@ def overload_rows(cells: pd.DataFrame) -> list[Row]:
     ratios = paired_ratios(carried, capacity, "qps")
     if not ratios:
         return [Row("overload: achieved ÷ capacity", None, "×", note="no valid pair of cells")]
+    dropped, failed = (median_of(carried, name) for name in ("dropped", "errors"))
     return [
         Row.at_least("overload: achieved ÷ capacity", float(pd.Series(ratios).median()), "×",
-                     CARRIED, f"{median_of(carried, 'dropped'):,.0f} dropped, none lost"),
+                     CARRIED, f"{dropped:,.0f} dropped, {failed:,.0f} failed"),
         Row("overload: worker's memory", median_of(carried, "client_rss_bytes") / 1e6, "MB"),
     ]  # fmt: skip
 
@@ -419,11 +469,12 @@ def link_rows(cells: pd.DataFrame) -> list[Row]:
     linked = _valid(part(cells, "link"))
     rows = []
     for users, own in linked.groupby("concurrency"):
-        what = f"round trip at 1 ms, {users} user{'s' * (users > 1)}"
+        what = f"round trip at {si(LINK_RTT_S, 's')}, {counted(users, 'user')}"
         p50_ms = median_of(own, "command_p50_s") * 1e3
         note = f"bound by {own['bound_by'].iloc[-1]}"
         row = Row(what, p50_ms, "ms", note=note)
-        rows.append(Row.at_most(what, p50_ms, "ms", LINK_ONE_S * 1e3) if users == 1 else row)
+        one = Row.at_most(what, p50_ms, "ms", LINK_ONE_S * 1e3, note)
+        rows.append(_known(one if users == 1 else row))
     return rows
 
 
@@ -442,11 +493,11 @@ def same_rows(cells: pd.DataFrame) -> list[Row]:
     found = comparisons(cells)
     share, made = _called(found)
     rows = [
-        Row(f"A/A: spread of {COMPARED[each.column]}", 100 * _spread(both[each.column]), "%",
-            note=f"of {both[each.column].notna().sum()} measurements; {_resolution(each.same)}")
+        _known(Row(f"A/A: spread of {COMPARED[each.column]}", 100 * _spread(both[each.column]), "%",
+                   note=f"of {both[each.column].notna().sum()}; {_resolution(each.same)}"))
         for each in found
     ]  # fmt: skip
-    if not made:
+    if _too_few(found):
         return rows
     limit = 100 * FALSE_CALLS
     return [*rows, Row.at_most("A/A: comparisons that call a difference", 100 * share, "%", limit,
@@ -454,12 +505,13 @@ def same_rows(cells: pd.DataFrame) -> list[Row]:
 
 
 def _resolution(same: Equivalence) -> str:
+    pairs = counted(same.ratio.n, "pair")
     if math.isnan(same.detectable):
-        return "one pair shows no resolution"
+        return f"{pairs}: no resolution"
     verb = "shown" if same.equivalent else "not shown"
     return (
-        f"{same.ratio.n} pairs find {same.detectable:.1%} four times in five, "
-        f"the same within {same.margin:.0%}: {verb}"
+        f"{pairs} would find {_percent(same.detectable, 1)}; "
+        f"the same within {_percent(same.margin)}: {verb}"
     )
 
 
@@ -469,14 +521,21 @@ def _spread(values: pd.Series) -> float:
 
 
 def proof_rows(cells: pd.DataFrame, store: Store) -> list[Row]:
-    """The stopped server's percentiles against theory."""
+    """The stopped server's percentiles against theory, where its cell decides."""
+    stalls = proof(cells, store)
+    if unfit := _unfit_for_proof(part(cells, "proof"), stalls):
+        return [Row("server stopped: recorded ÷ theory", None, "×", note=unfit)]
     return [
         Row(f"server stopped: p{100 * stall.share:g} recorded ÷ theory",
-            float(stall.recorded_s / stall.theory_s), "×", f"1 ± {PROOF_WITHIN:g}",
+            stall.recorded_s / stall.theory_s, "×", f"1 ± {PROOF_WITHIN:g}",
             _near(stall.recorded_s, stall.theory_s),
-            f"timed on the wire: {stall.uncorrected_s / stall.theory_s:.3g} ×")
-        for stall in proof(cells, store)
+            f"timed on the wire: {si(stall.uncorrected_s, 's')}")
+        for stall in stalls
     ]  # fmt: skip
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 # Tables
@@ -485,7 +544,7 @@ def proof_rows(cells: pd.DataFrame, store: Store) -> list[Row]:
 def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """Each part of the instrument's plan; medians over replicates."""
     last = last_attempts(cells)
-    shown = last.assign(busy=_busy(last), lost=last["dropped"])
+    shown = last.assign(busy=_busy(last))
     grouped = shown.groupby(["arm", "loop", "client", "pool_size", "concurrency", "rtt_s"])
     return pd.DataFrame(
         {
@@ -531,8 +590,8 @@ def warm_up(cells: pd.DataFrame, store: Store) -> WarmUp | None:
         inside = requests[requests["intended_s"].between(0, row.measured_s)]
         due_s = inside["intended_s"].to_numpy()
         latency_s = (inside["done_s"] - inside["intended_s"]).to_numpy()
-        cut = mser5(latency_s)
-        return WarmUp(due_s, latency_s, None if cut is None else float(due_s[cut]))
+        cut = mser5(latency_s) if len(latency_s) >= MSER_FEWEST else None
+        return WarmUp(due_s, latency_s, float(due_s[cut]) if cut else cut)
     return None
 
 
@@ -554,29 +613,36 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _proof_finding(cells: pd.DataFrame, store: Store) -> str:
-    stalls = proof(cells, store)
-    if not stalls:
+    ran, stalls = part(cells, "proof"), proof(cells, store)
+    if ran.empty:
         return ""
-    off = [s for s in stalls if not _near(s.recorded_s, s.theory_s)]
+    if unfit := _unfit_for_proof(ran, stalls):
+        return f"Whether a stopped server is recorded as callers feel it is undecided: {unfit}"
     widest = max(abs(s.recorded_s / s.theory_s - 1) for s in stalls)
-    least = min(s.uncorrected_s / s.theory_s for s in stalls)
+    wire_s = max(s.uncorrected_s for s in stalls)
     named = f"p{100 * stalls[0].share:g}–p{100 * stalls[-1].share:g}"
-    if off:
-        return f"A stopped server is not recorded as callers feel it: {named} off by {widest:.0%}"
+    if _off(stalls):
+        off = _percent(widest)
+        return f"A stopped server is not recorded as callers feel it: {named} off by up to {off}"
+    if _blind(stalls):
+        return f"This stop proves nothing: timed on the wire, it shows too, {si(wire_s, 's')} long"
     return (
-        f"A stopped server shows as callers feel it: {named} within {widest:.1%} of theory; timed "
-        f"on the wire, down to {least:.1%} of it would be recorded"
+        f"A stopped server shows as callers feel it: {named} within {_percent(widest, 1)} of "
+        f"theory; timed on the wire, they read {si(wire_s, 's')} at most"
     )
 
 
 def _schedule_finding(cells: pd.DataFrame) -> str:
-    known = part(cells, "schedule")
-    if known.empty:
+    ran = part(cells, "schedule")
+    if ran.empty:
         return ""
-    p50, p99 = (si(median_of(known, f"send_lag_p{p}_s"), "s") for p in (50, 99))
+    row = ran.iloc[0]
+    if not row["valid"]:
+        return f"Whether arrivals leave when they are due is undecided: {_invalid(row)}"
+    p50, p99 = (si(row[f"send_lag_p{p}_s"], "s") for p in (50, 99))
     return (
-        f"Of {si(SCHEDULE_QPS, '/s')} arrivals, half leave within {p50} of when they are due and "
-        f"99 % within {p99}, at {_busy(known).median():.0%} of a core"
+        f"Of {si(row['offered_qps'], '/s')}, half leave within {p50} of when they are due and "
+        f"99 % within {p99}, at {_percent(_busy(ran).iloc[0])} of a core"
     )
 
 
@@ -584,14 +650,17 @@ def _warm_up_finding(cells: pd.DataFrame, store: Store) -> str:
     found = warm_up(cells, store)
     if found is None:
         return ""
+    row = part(cells, "warm-up").iloc[0]
+    if not row["valid"]:
+        return f"Where a cold start settles is undecided: {_invalid(row)}"
     if found.cut_s is None:
         return "A cold start never settled within its window, by MSER-5"
+    if not found.cut_s:
+        return "A cold start needs no cut, by MSER-5"
     before, after = (
         float(np.median(found.latency_s[chosen]))
         for chosen in (found.due_s < found.cut_s, found.due_s >= found.cut_s)
     )
-    if not found.cut_s:
-        return "A cold start needs no cut, by MSER-5"
     return (
         f"MSER-5 cuts {si(found.cut_s, 's')} off a cold start: before it a median of "
         f"{si(before, 's')}, after it {si(after, 's')}"
@@ -600,33 +669,44 @@ def _warm_up_finding(cells: pd.DataFrame, store: Store) -> str:
 
 def _same_finding(cells: pd.DataFrame) -> str:
     found = comparisons(cells)
+    if not cells["arm"].isin(ARMS).any():
+        return ""
+    if few := _too_few(found):
+        return f"Whether a cell is told from itself is undecided: {few}"
     share, made = _called(found)
-    if not made:
-        return f"A/A is undecided: {counted(found[0].ratio.n, 'pair')}"
-    verb = "are told apart in" if share > FALSE_CALLS else "pass for the same but in"
-    return f"Two measurements of one cell {verb} {share:.1%} of {made} comparisons"
+    allowed = "beyond" if share > FALSE_CALLS else "within"
+    return (
+        f"A cell is told apart from itself in {round(share * made)} of {made} comparisons, "
+        f"{allowed} the {_percent(FALSE_CALLS)} allowed"
+    )
 
 
 def _link_finding(cells: pd.DataFrame) -> str:
-    linked = _valid(part(cells, "link"))
-    if linked.empty:
+    ran = part(cells, "link")
+    if ran.empty:
         return ""
-    by_users = linked.groupby("concurrency")["command_p50_s"].median()
-    return (
-        f"Set to {si(LINK_RTT_S, 's')}, the link takes {si(by_users.iloc[0], 's')} with "
-        f"{counted(int(by_users.index[0]), 'user')} and {si(by_users.iloc[-1], 's')} with "
-        f"{by_users.index[-1]}"
+    known = _valid(ran).sort_values("concurrency")
+    if known.empty:
+        return f"What the link adds is undecided: none of {counted(len(ran), 'cell')} is valid"
+    said = " and ".join(
+        f"{si(row['command_p50_s'], 's')} with {counted(row['concurrency'], 'user')} "
+        f"(bound by {row['bound_by']})"
+        for _, row in known.iloc[[0, -1]].drop_duplicates("concurrency").iterrows()
     )
+    return f"Through a link set to {si(known['rtt_s'].iloc[0], 's')} a command takes {said}"
 
 
 def _generator_finding(cells: pd.DataFrame) -> str:
     last = last_attempts(cells)
     bound = int((last["bound_by"] == "generator").sum())
     free = last[last["bound_by"] != "generator"]
-    busiest = f"; in all others a worker took at most {_worker_share(free).max():.0%} of a core"
+    busiest = (
+        f"; in all others a worker took at most {_percent(_worker_share(free).max())} of a core"
+    )
+    invalid = int((~last["valid"]).sum())
     return (
         f"The generator was the limit in {bound} of {counted(len(last), 'cell')}"
-        f"{busiest if len(free) else ''}"
+        f"{busiest if len(free) else ''}{f'; {invalid} of all are invalid' if invalid else ''}"
     )
 
 
@@ -666,22 +746,20 @@ def _draw_proof(cells: pd.DataFrame, store: Store, title: str) -> Figure:
     draw_theory(shares, ladder, [stalled_percentile(q, row["stop_s"], row["measured_s"])
                                  for q in ladder])  # fmt: skip
     shares.plot([], [], color=INK, linestyle="--", label="theory")
-    percentile_axes(shares, "")
+    percentile_axes(shares, "latency")
     shares.legend(loc="upper left", frameon=False)
     _draw_stop(time, row, store)
     footnote(
         figure,
         f"{si(row['offered_qps'], '/s')} Poisson for {row['measured_s']:.3g} s; server stopped "
         f"(SIGSTOP) for {row['stop_s']:.3g} s of it. Theory: D − (1 − q)·T. On the wire: from the "
-        f"connection in hand to the reply, as tools measure that send when they may. {_flaw(row)}",
+        f"connection in hand to the reply, as tools measure that send when they may. {_limit(row)}",
     )
     return figure
 
 
-def _flaw(row: pd.Series) -> str:
-    """That the one cell a figure shows is no evidence, and why; empty where it is."""
-    if not row["valid"]:
-        return f"INVALID, {row['invalid_reasons']}."
+def _limit(row: pd.Series) -> str:
+    """What of the apparatus bounds the one cell a figure shows; that it is invalid is its title."""
     return f"Bound by the {row['bound_by']}." if row["bound_by"] in APPARATUS else ""
 
 
@@ -705,13 +783,14 @@ def _draw_schedule(cells: pd.DataFrame, store: Store, title: str) -> Figure:
     draw_ccdf(lag, style, of_histogram(store.histogram(*key, "send_lag")))
     for limit_s, share in ((LAG_P50_S, 0.5), (LAG_P99_S, 0.01)):
         lag.plot([limit_s], [share], linestyle="", marker=7, color=INK, markersize=8)
-    ccdf_axes(lag, "", log_times=True)
+    ccdf_axes(lag, "send lag", log_times=True)
+    lag.set_ylabel("requests as late or later")
     _draw_gaps(between, style, store.requests(*key), row["offered_qps"])
     footnote(
         figure,
         f"{si(row['offered_qps'], '/s')} Poisson through the link at {si(row['rtt_s'], 's')}, pool "
         f"{row['pool_size']}. Marks: half within {si(LAG_P50_S, 's')}, 99 % within "
-        f"{si(LAG_P99_S, 's')}. Theory: gaps are exponential. {_flaw(row)}",
+        f"{si(LAG_P99_S, 's')}. Theory: gaps are exponential. {_limit(row)}",
     )
     return figure
 
@@ -726,7 +805,8 @@ def _draw_gaps(axes: Axes, style: Style, requests: pd.DataFrame, qps: float) -> 
     reach = np.linspace(0, math.log(len(requests)) / qps, 50)
     draw_theory(axes, reach, np.exp(-qps * reach))
     axes.plot([], [], color=INK, linestyle="--", linewidth=1.2, label="theory")
-    ccdf_axes(axes, "")
+    ccdf_axes(axes, "gap")
+    axes.set_ylabel("gaps as long or longer")
     axes.legend(loc="upper right", frameon=False)
 
 
@@ -736,7 +816,8 @@ def _draw_warm_up(cells: pd.DataFrame, store: Store, title: str) -> Figure:
     row = part(cells, "warm-up").iloc[0]
     style = pool_style(int(row["pool_size"]))
     figure, (axes,) = new_figure(title, size=(11.0, 4.6))
-    axes.plot(found.due_s, found.latency_s, ".", color=style.colour, markersize=2, alpha=0.5)
+    axes.plot(found.due_s, found.latency_s, ".", color=style.colour, markersize=2, alpha=0.5,
+              rasterized=True)  # fmt: skip
     if found.cut_s is not None:
         axes.axvspan(0, found.cut_s, color=MUTED, alpha=0.15, lw=0)
     linear_axis(axes.xaxis, "s", "due after the first")
@@ -745,7 +826,7 @@ def _draw_warm_up(cells: pd.DataFrame, store: Store, title: str) -> Figure:
         figure,
         f"Every request of {si(row['offered_qps'], '/s')} Poisson to a lazy pool of "
         f"{row['pool_size']} at {si(row['rtt_s'], 's')}, from the first on. Grey: what MSER-5 "
-        f"would cut. {_flaw(row)}",
+        f"would cut. {_limit(row)}",
     )
     return figure
 
@@ -760,26 +841,28 @@ def _draw_same(cells: pd.DataFrame, title: str) -> Figure:
         expected=1.0,
         same=(1 / SAME, SAME),
     )
-    linear_limits = [end for each in found for end in (each.ratio.low, each.ratio.high, 1.1, 0.9)]
-    known = [end for end in linear_limits if math.isfinite(end)]
-    ratios.set_xlim(min(known) - 0.02, max(known) + 0.02)
     panel_title(spread, "each measurement ÷ the median of all")
     _draw_spread(spread, cells)
+    low, high = zip(*(axes.dataLim.intervalx for axes in (ratios, spread)), strict=True)
+    for axes in (ratios, spread):  # one scale, that tells what is wide from what is narrow
+        axes.set_xlim(min(low) - 0.02, max(high) + 0.02)
     footnote(
         figure,
         f"{SAME_USERS} users at {si(SAME_RTT_S, 's')}, pool {SAME_USERS}, measured twice in each "
-        f"block. Grey: ±10 %, within which the sweep claims no difference.",
+        f"block. Grey: ±{_percent(SAME - 1)}, within which the sweep claims no difference.",
         invalid=any_invalid(pd.concat([part(cells, arm) for arm in ARMS])),
     )
     return figure
 
 
 def _draw_spread(axes: Axes, cells: pd.DataFrame) -> None:
-    both = _valid(pd.concat([part(cells, arm) for arm in ARMS]))
+    both = pd.concat([part(cells, arm) for arm in ARMS])
+    known, bad = _valid(both), both[~both["valid"]]
     for place, column in enumerate(COMPARED):
-        values = both[column].dropna()
-        axes.plot(values / values.median(), [place] * len(values), **marker(NEUTRAL),
+        middle = (known if len(known) else both)[column].median()
+        axes.plot(known[column] / middle, [place] * len(known), **marker(NEUTRAL),
                   linestyle="", alpha=0.5)  # fmt: skip
+        axes.plot(bad[column] / middle, [place] * len(bad), linestyle="", **CROSS)
     axes.axvspan(1 / SAME, SAME, color=MUTED, alpha=0.12, lw=0, zorder=0)
     axes.set_yticks(range(len(COMPARED)), [""] * len(COMPARED))
     axes.set_ylim(len(COMPARED) - 0.4, -0.6)
@@ -805,28 +888,29 @@ def _draw_generator(cells: pd.DataFrame, title: str) -> Figure:
     last = last.assign(busy=_worker_share(last), per_worker=last["qps"] / last["workers"])
     figure, (axes,) = new_figure(title, size=(9.0, 5.2))
     handles = []
-    for client, style in CLIENTS.items():
-        own = last[last["client"] == client]
-        for loop, shape in (("closed", "o"), ("open", "^")):
-            look = Style(style.colour, shape)
-            _dots(axes, look, own[own["loop"] == loop])
-            handles.append(Line2D([], [], linestyle="", label=f"{client}, {loop} loop",
-                                  **marker(look)))  # fmt: skip
+    for (client, loop), own in last.groupby(["client", "loop"]):
+        look = Style(CLIENTS[client].colour, LOOPS[loop])
+        _dots(axes, look, own)
+        handles.append(Line2D([], [], linestyle="", label=f"{client}, {loop} loop", **marker(look)))
     axes.axhline(CORE_BUSY, color=INK, linestyle="--", linewidth=1.2, zorder=1)
     log_axis(axes.xaxis, "/s", "requests per second and worker")
     linear_axis(axes.yaxis, "share", "a worker's share of one core")
-    axes.legend(handles=handles, loc="upper left", frameon=False)
-    footnote(figure, f"Every cell of the run. Dashed: {CORE_BUSY:.0%}, from which the generator "
-                     "counts as the limit.", hollow=bool(last["bound_by"].isin(APPARATUS).any()),
-             invalid=any_invalid(last))  # fmt: skip
+    axes.legend(handles=handles, loc="lower right", frameon=False)
+    footnote(
+        figure,
+        f"Every cell of the run. Dashed: {_percent(CORE_BUSY)}, from which the generator counts as "
+        "the limit.",
+        hollow=bool(last["bound_by"].isin(APPARATUS).any()),
+        invalid=any_invalid(last),
+    )
     return figure
 
 
 def _dots(axes: Axes, style: Style, cells: pd.DataFrame) -> None:
-    valid = cells[cells["valid"]]
-    for _, row in valid.iterrows():
-        draw_curve(axes, style, [row["per_worker"]], [row["busy"]],
-                   hollow=[row["bound_by"] in APPARATUS])  # fmt: skip
+    bound = cells["bound_by"].isin(APPARATUS)
+    for hollow, own in _valid(cells).groupby(bound):
+        axes.plot(own["per_worker"], own["busy"], linestyle="",
+                  **marker(style, hollow=bool(hollow)))  # fmt: skip
     cross_out(axes, style, cells, "per_worker", "busy")
 
 
@@ -835,16 +919,16 @@ def _dots(axes: Axes, style: Style, cells: pd.DataFrame) -> None:
 
 def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     """A paragraph of Markdown below each figure."""
-    known = {
-        "stopped_server": _proof_prose(cells, store),
-        "schedule": _schedule_prose(cells),
-        "warm_up": _warm_up_prose(store.cells()),
-        "same_cell": _same_prose(cells),
-        "link_accuracy": _link_prose(cells),
-        "generator_busy": _generator_prose(store.cells()),
-        "little_all_cells": audit.prose(store.cells()),
+    told = {
+        "stopped_server": lambda: _proof_prose(cells, store),
+        "schedule": lambda: _schedule_prose(cells),
+        "warm_up": lambda: _warm_up_prose(store.cells()),
+        "same_cell": lambda: _same_prose(cells),
+        "link_accuracy": lambda: _link_prose(cells),
+        "generator_busy": lambda: _generator_prose(store.cells()),
+        "little_all_cells": lambda: audit.prose(store.cells()),
     }
-    return {name: known[name] for name in findings(cells, store)}
+    return {name: told[name]() for name in findings(cells, store)}
 
 
 def _proof_prose(cells: pd.DataFrame, store: Store) -> str:
@@ -854,15 +938,15 @@ def _proof_prose(cells: pd.DataFrame, store: Store) -> str:
         f"p{100 * s.share:g} {si(s.recorded_s, 's')} against {si(s.theory_s, 's')}, on the wire "
         f"{si(s.uncorrected_s, 's')}" for s in stalls
     )  # fmt: skip
-    busy = row["server_cpu_s"] / row["measured_s"]
+    busy, served = row["server_cpu_s"] / row["measured_s"], row["served_share"]
     return (
         "Callers that arrive while the server stands still wait for the rest of its stop, so "
         "theory gives every percentile without a free parameter. A tool that waits for the reply "
         "before it sends the next request, or starts its clock when the command is sent, asks few "
         f"of them how long they waited (coordinated omission). Recorded: {table}. The server was "
-        f"{busy:.0%} busy, {row['dropped']:.0f} of {row['scheduled']:.0f} requests were dropped, and "
-        f"{row['served_share']:.2%} were served. The green steps on the right are a queue that "
-        "drains: who arrived first waited longest."
+        f"{_percent(busy)} busy, {row['dropped']:,.0f} of {row['scheduled']:,.0f} requests were "
+        f"dropped, and {_percent(served, 2)} were served. The green steps on the right are a queue "
+        "that drains: who arrived first waited longest."
     )
 
 
@@ -873,7 +957,7 @@ def _schedule_prose(cells: pd.DataFrame) -> str:
         "An open loop is only as good as its clock: a request that leaves late has waited already, "
         "and arrivals that leave in bunches make queues that callers would not. Left, how late "
         "requests left; right, whether they came as a Poisson process does, planned and in fact. "
-        f"{row['served_share']:.2%} of {row['scheduled']:,.0f} arrivals were served, "
+        f"{_percent(row['served_share'], 2)} of {row['scheduled']:,.0f} arrivals were served, "
         f"{si(row['pool_empty_share'], 'share')} found the pool of {row['pool_size']} empty with "
         f"{row['in_flight_mean']:.1f} in flight on average and {row['in_flight_peak']} at most. "
         f"The machine's longest stall in this window was {si(row['hiccup_max_s'], 's')}; "
@@ -895,30 +979,34 @@ def _warm_up_prose(cells: pd.DataFrame) -> str:
         "This cell starts with no connection open and nothing cut, to show what a warm-up is for. "
         "MSER-5 drops from the front what makes the mean of the rest most certain. All other cells "
         f"of the run are cut by a fixed warm-up, of {si(given['warmup_s'].min(), 's')} to "
-        f"{si(given['warmup_s'].max(), 's')}, with their connections open beforehand, and are then "
-        f"tested: of {int(settled.sum())} windows long enough to tell, {unsettled} ran at another "
-        "rate in their second half and are invalid for it."
+        f"{si(given['warmup_s'].max(), 's')}, and are then tested: of {int(settled.sum())} windows "
+        f"long enough to tell, {unsettled} ran at another rate in their second half and are "
+        "invalid for it."
     )
 
 
 def _same_prose(cells: pd.DataFrame) -> str:
     found = comparisons(cells)
-    said = "; ".join(f"{COMPARED[each.column]}: {_resolution(each.same)}" for each in found)
+    bounds = [f"{COMPARED[each.column]} {_percent(each.same.detectable, 1)}"
+              for each in found if math.isfinite(each.same.detectable)]  # fmt: skip
+    same = [COMPARED[each.column] for each in found if each.same.equivalent]
     return (
         "The same cell twice in each block, in random order: whatever differs is noise. A method "
         "that finds a difference here would find one anywhere. Every choice of "
-        f"{COMPARED_REPLICATES} pairs stands for a comparison of the standard profile. What "
-        f"cannot be told apart is bounded too, by two one-sided tests: {said}."
+        f"{COMPARED_REPLICATES} pairs stands for a comparison of the standard profile. The "
+        "smallest true difference that all pairs together would have found four times in five: "
+        f"{', '.join(bounds) or 'not known'}. Shown to be the same within "
+        f"{_percent(found[0].same.margin)}, by two one-sided tests: {', '.join(same) or 'none'}."
     )
 
 
 def _link_prose(cells: pd.DataFrame) -> str:
     rows = "; ".join(f"{row.what.partition(', ')[2]} {row.value:.3g} {row.unit} ({row.note})"
-                     for row in link_rows(cells) if row.unit == "ms")  # fmt: skip
+                     for row in link_rows(cells) if row.value is not None)  # fmt: skip
     return (
-        "The link is set to the same round trip in all four. With one user it adds its own work "
-        "and the server's; with more they queue for the two cores that link, server and worker "
-        f"share, and the cell says what bounds it. Measured: {rows}."
+        "The link is set to the same round trip throughout. With a single user it adds its own "
+        "work and the server's; with more they queue for the cores that link, server and worker "
+        f"share, and the cell says what bounds it. Measured: {rows or 'no valid cell'}."
     )
 
 
@@ -928,6 +1016,6 @@ def _generator_prose(cells: pd.DataFrame) -> str:
     named = ", ".join(f"{part_} {count}" for part_, count in bounds.items())
     return (
         "A load generator that is itself the bottleneck measures itself. Each point is a cell; "
-        f"what bounds it is decided for each, in this run: {named}. Those bound by the rig are "
-        "hollow, and no sentence about a pool rests on them."
+        f"what bounds it is decided for each, in this run: {named or 'none'}. Those bound by the "
+        "rig are hollow, and no sentence about a pool rests on them."
     )

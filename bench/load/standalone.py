@@ -52,7 +52,10 @@ class StandaloneUser(User):
 
     @classmethod
     def doubt(cls, options: Any, users: int) -> str:
-        """What may not be meant where one process has so many users; empty: nothing."""
+        """What may not be meant where each process has so many users; empty: nothing.
+
+        Raises PreflightError where that cannot work.
+        """
         return ""
 
     @task
@@ -169,12 +172,6 @@ class StandaloneMaster:
         options.bench_user = _user_class(self._environment).__name__
         options.bench_workers = [worker.id for worker in workers]
         self._reports = {}
-        if len(workers) > runner.target_user_count:
-            _refuse(
-                self._environment,
-                f"{runner.target_user_count} users for {len(workers)} workers leave some without "
-                "one: raise -u",
-            )
         _doubt(self._environment, len(workers))
 
     def take_report(self, client_id: str, data: dict[str, Any]) -> None:
@@ -201,9 +198,12 @@ class StandaloneMaster:
 def _user_class(environment: Any) -> type[StandaloneUser]:
     """The one whose loop this test is. Raises PreflightError."""
     if isinstance(environment.runner, WorkerRunner):
-        name = environment.parsed_options.bench_user
+        name = getattr(environment.parsed_options, "bench_user", "")
         if name not in environment.user_classes_by_name:
-            raise PreflightError(f"the master asks for {name}s: join it with `bench worker`")
+            raise PreflightError(
+                f"this worker does not have its master's {name or 'users'}: start `bench worker`, "
+                "and the master with a file of locustfiles/"
+            )
         found: type[StandaloneUser] = environment.user_classes_by_name[name]
         return found
     try:
@@ -214,8 +214,11 @@ def _user_class(environment: Any) -> type[StandaloneUser]:
 
 
 def _doubt(environment: Any, workers: int) -> None:
-    users = -(-environment.runner.target_user_count // workers)
-    doubt = _user_class(environment).doubt(environment.parsed_options, users)
+    users = environment.runner.target_user_count // workers
+    try:
+        doubt = _user_class(environment).doubt(environment.parsed_options, users)
+    except PreflightError as error:
+        _refuse(environment, f"no load sent: {error}")
     if doubt:
         _say(f"bench: {doubt}")
 
@@ -318,12 +321,12 @@ def _preflight(environment: Any) -> None:
 
 def _start(environment: Any, **_: Any) -> None:
     _tests.pop(environment, None)
+    if isinstance(environment.runner, LocalRunner):
+        _doubt(environment, 1)
     try:
         _tests[environment] = StandaloneTest(environment)
     except (BenchError, RedisError, OSError, ValueError) as error:
         _refuse(environment, f"no load sent: {error}")
-    if isinstance(environment.runner, LocalRunner):
-        _doubt(environment, 1)
 
 
 def _refuse(environment: Any, reason: str) -> NoReturn:

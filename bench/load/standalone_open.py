@@ -53,11 +53,13 @@ class OpenLoopUser(StandaloneUser):
 
     @classmethod
     def doubt(cls, options: Any, users: int) -> str:
+        if not users:
+            raise PreflightError("users carry the requests, and some process has none: raise -u")
         if users >= options.pool_size:
             return ""
         return (
             f"of a pool of {options.pool_size} no more than {users} can be in use at once, since "
-            f"only as many users carry requests: is -u meant to be so few?"
+            "only as many users carry requests: is -u meant to be so low?"
         )
 
 

@@ -70,7 +70,7 @@ def _execute(folder: Path, names: list[str]) -> list[Path]:
 
 def refresh() -> list[Path]:
     """Write every committed notebook anew from its script, executed on the committed run where
-    there is one. Blocks for some seconds per notebook. Raises BenchError."""
+    that holds its experiment. Blocks for some seconds per notebook. Raises BenchError."""
     return [_refreshed(script) for script in sorted(SOURCE.glob("*.py"))]
 
 
@@ -78,7 +78,7 @@ def _refreshed(script: Path) -> Path:
     import jupytext  # type: ignore[import-untyped]
 
     notebook = jupytext.read(script)
-    if REFERENCE.exists():
+    if REFERENCE.exists() and _experiment(script) in Store.open(REFERENCE).experiments():
         notebook = _executed(notebook, script.stem, SOURCE, threading.Event())
     _without_traces(notebook)
     notebook.metadata["jupytext"] = PAIRING
@@ -87,9 +87,13 @@ def _refreshed(script: Path) -> Path:
 
 
 def _of(experiments: Iterable[str]) -> list[Path]:
-    """Notebooks are named NN_experiment.ipynb."""
     wanted = set(experiments)
-    return [p for p in sorted(SOURCE.glob("*.ipynb")) if re.sub(r"^\d+_", "", p.stem) in wanted]
+    return [path for path in sorted(SOURCE.glob("*.ipynb")) if _experiment(path) in wanted]
+
+
+def _experiment(notebook: Path) -> str:
+    """Notebooks are named NN_experiment."""
+    return re.sub(r"^\d+_", "", notebook.stem)
 
 
 def _save_figures(folder: Path, experiments: list[str]) -> None:

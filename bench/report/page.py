@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from bench.analysis.replicates import last_attempts
 from bench.figures.style import STYLE
 from bench.model import PreflightError
+from bench.report.tables import readable
 from bench.report.verdicts import judge
 from bench.store import Store, load_cells
 
 INLINE_DPI = 96
+LEFT = "<style>table.text th, table.text td { text-align: left !important; }</style>"
 # Which settings name an invalid cell, and how its table heads them.
 INVALID_COLUMNS = {
     "rtt_s": "RTT s",
@@ -92,11 +94,19 @@ def bullets(lines: list[str]) -> Markdown:
     return Markdown("\n".join(f"- {line}" for line in lines))  # type: ignore[no-untyped-call]
 
 
-def table(frame: pd.DataFrame, empty: str = "None.") -> HTML | Markdown:
-    """A table without its index; the text `empty` where it has no row."""
+def table(frame: pd.DataFrame, empty: str = "None.", *, text: bool = False) -> HTML | Markdown:
+    """A table without its index; the text `empty` where it has no row. Columns stand at the right,
+    as suits figures, or those of `text` at the left."""
     if frame.empty:
         return Markdown(empty)  # type: ignore[no-untyped-call]
-    return HTML(frame.to_html(index=False, border=0, na_rep="–", float_format="{:.6g}".format))  # type: ignore[no-untyped-call]
+    html = frame.to_html(
+        index=False, border=0, na_rep="–", classes="text" * text, float_format=_six_digits
+    )
+    return HTML(LEFT * text + html)  # type: ignore[no-untyped-call]
+
+
+def _six_digits(value: float) -> str:
+    return f"{value + 0.0:.6g}"  # the sum has no −0
 
 
 def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +131,7 @@ def verdicts(run: Run) -> HTML | Markdown:
         }
         for verdict in judge(run.store, run.cells["experiment"].unique())
     ]
-    return table(pd.DataFrame(rows), "No claim is judged here.")
+    return table(pd.DataFrame(rows), "No claim is judged here.", text=True)
 
 
 def certificate(run: Run) -> HTML | Markdown:
@@ -129,14 +139,14 @@ def certificate(run: Run) -> HTML | Markdown:
     rows = [
         {
             "what": row["what"],
-            "measured": "–" if row["value"] is None else f"{row['value']:.4g} {row['unit']}",
+            "measured": "–" if row["value"] is None else f"{readable(row['value'])} {row['unit']}",
             "reach": row["reach"],
             "": {True: "reached", False: "not reached", None: ""}[row["reached"]],
             "note": row["note"],
         }
         for row in run.manifest.get("certificate", [])
     ]
-    return table(pd.DataFrame(rows), "This run holds no certificate.")
+    return table(pd.DataFrame(rows), "This run holds no certificate.", text=True)
 
 
 def environment(manifest: dict[str, Any]) -> HTML:

@@ -30,7 +30,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     cells = store.cells()
     last = cells.sort_values("attempt").drop_duplicates(["cell", "block"], keep="last")
     status = store.manifest.get("status")
-    return {
+    found = {
         "folder": str(store.folder),
         "status": status,
         "planned": len(last) if status == "complete" else _planned(store),
@@ -44,6 +44,16 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
             name: discover()[name].tables(last).to_dict("records") for name in store.experiments()
         },
     }
+    return {name: _without_nan(part) for name, part in found.items()}
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: not known is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _planned(store: Store) -> int:
@@ -71,8 +81,12 @@ def show(store: Store, verdicts: Sequence[Verdict]) -> None:
         console.print(
             "\nThe instrument's certificate", _certificate(found["certificate"]), sep="\n"
         )
+    if verdicts:
+        console.print()
     for verdict in verdicts:
-        console.print(f"{verdict.claim} [bold]{verdict.outcome}[/bold]: {verdict.statement}.")
+        console.print(
+            f"{verdict.claim} [bold]{verdict.outcome}[/bold]: {escape(verdict.statement)}."
+        )
         console.print(f"   {escape(verdict.reason)}")
     if found["status"] != "complete":
         status = "running, or killed" if found["status"] == "running" else found["status"]
@@ -81,7 +95,7 @@ def show(store: Store, verdicts: Sequence[Verdict]) -> None:
 
 def _console() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is never wrapped."""
-    return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False, emoji=False)
 
 
 def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) -> str:
@@ -134,7 +148,8 @@ def _said(value: Any) -> str:
     return "–" if unknown else str(value)
 
 
-def _figure(value: float) -> str:
+def readable(value: float) -> str:
+    """Four digits, or all before the point."""
     return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
 
 
@@ -158,7 +173,8 @@ def _certificate(rows: list[dict[str, Any]]) -> Table:
     table.add_column("reach", justify="right", no_wrap=True)
     table.add_column("")
     for row in rows:
-        value = "–" if row["value"] is None else f"{_figure(row['value'])} {row['unit']}"
+        value = "–" if row["value"] is None else f"{readable(row['value'])} {row['unit']}"
         mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]
-        table.add_row(row["what"], value, row["reach"], f"{mark} {escape(row['note'])}".strip())
+        what, value, reach, note = map(escape, (row["what"], value, row["reach"], row["note"]))
+        table.add_row(what, value, reach, f"{mark} {note}".strip())
     return table
