@@ -185,6 +185,16 @@ def test_the_run_in_figures_is_json_that_every_program_reads(certified: Store) -
     assert len(found["tables"]["instrument"]) == 14
 
 
+def test_each_experiments_table_shows_its_own_cells(tmp_path: Path) -> None:
+    folder = synthetic.store(tmp_path / "run", "smoke", 1, (pool_sweep, instrument))
+    tables = summary(Store.open(folder), [])["tables"]
+    alone = {name: len(rows) for name, rows in tables.items()}
+    cells = Store.open(folder).cells()
+    for module in (pool_sweep, instrument):
+        own = cells[cells["experiment"] == module.NAME]
+        assert alone[module.NAME] == len(module.tables(own))
+
+
 def test_gates_that_failed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = stored(tmp_path / "run", 2, "complete")
     changed = store.cells().assign(valid=False, invalid_reasons="settled: never; workers: 1 lost")

@@ -41,7 +41,8 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "certificate": store.manifest.get("certificate", []),
         "tables": {
-            name: discover()[name].tables(last).to_dict("records") for name in store.experiments()
+            name: discover()[name].tables(last[last["experiment"] == name]).to_dict("records")
+            for name in store.experiments()
         },
     }
     return {name: _without_nan(part) for name, part in found.items()}
