@@ -136,9 +136,9 @@ def test_the_plan_names_each_cell_once_and_measures_a_a_in_every_block(profile: 
 
 def test_the_proof_stops_the_server_for_14_hundredths_of_its_window() -> None:
     (proof,) = (cell for cell in STANDARD.once if cell.arm == "proof")
-    assert (proof.measure_s, proof.stop_s, proof.offered_qps) == (10.0, 1.4, 500.0)
+    assert (proof.measure_s, proof.stop_s, proof.offered_qps) == (10.0, 1.4, 250.0)
     assert proof.arrivals is not None
-    assert proof.arrivals.backlog >= instrument.PROOF_BACKLOG * 500.0 * 1.4
+    assert proof.arrivals.backlog >= instrument.PROOF_BACKLOG * 250.0 * 1.4
     for profile in PROFILES:
         (own,) = (c for c in instrument.plan(profile, Workload(), 1).once if c.arm == "proof")
         assert own.stop_s == pytest.approx(0.14 * own.measure_s)
@@ -179,7 +179,7 @@ def test_every_claim_of_a_quiet_instrument_is_supported(quiet: Store, cells: pd.
 def test_the_proof_sets_what_was_recorded_beside_theory(quiet: Store, cells: pd.DataFrame) -> None:
     told = instrument.proof(cells, quiet)
     assert [stall.theory_s for stall in told] == pytest.approx([0.4, 0.9, 1.3])
-    assert [stall.recorded_s for stall in told] == pytest.approx([0.4, 0.9, 1.3], rel=0.003)
+    assert [stall.recorded_s for stall in told] == pytest.approx([0.4, 0.9, 1.3], rel=0.006)
     assert max(stall.uncorrected_s for stall in told) < 1e-4
 
 
@@ -215,7 +215,7 @@ def test_percentiles_must_hold_the_stop_as_theory_has_it(
         (invalid("proof"), "its cell is invalid (settled: never)"),
         (set_on("proof", server_cpu_s=2.1), "the server was 21 % busy"),
         (set_on("proof", dropped=1), "requests dropped: 1"),
-        (set_on("proof", backlog=1_399), "the backlog of 1,399 is below 2 × 700"),
+        (set_on("proof", backlog=699), "the backlog of 699 is below 2 × 350"),
         (without("proof"), "not measured: it needs a server of the suite's own, to stop it"),
     ],
     ids=["invalid", "busy", "dropped", "backlog", "not measured"],
@@ -233,7 +233,7 @@ def test_a_proof_that_lacks_something_decides_nothing(
 
 
 @pytest.mark.parametrize(
-    "change", [set_on("proof", server_cpu_s=2.0), set_on("proof", backlog=1_400)], ids=str
+    "change", [set_on("proof", server_cpu_s=2.0), set_on("proof", backlog=700)], ids=str
 )
 def test_a_proof_that_just_has_it_decides(
     quiet: Store, cells: pd.DataFrame, change: Change
@@ -477,7 +477,7 @@ def test_titles_state_what_the_data_say(quiet: Store, cells: pd.DataFrame) -> No
     said = instrument.findings(cells, quiet)
     assert list(said) == FIGURES
     assert said["stopped_server"] == (
-        "A stopped server shows as callers feel it: p90–p99 within 0.2 % of theory; timed on the "
+        "A stopped server shows as callers feel it: p90–p99 within 0.5 % of theory; timed on the "
         "wire, they read 50 µs at most"
     )
     assert said["schedule"] == (

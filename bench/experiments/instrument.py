@@ -71,7 +71,7 @@ CARRIERS = 500  # far more than any pool here holds, so that its line stands at 
 
 # The proof: a stop of 0.14 of the window puts p90, p95 and p99 at 2/7, 9/14 and 13/14 of it.
 PROOF_S: dict[Profile, float] = {"smoke": 3.0, "standard": 10.0, "full": 10.0}
-STOP_SHARE, PROOF_QPS, PROOF_POOL = 0.14, 500.0, 10
+STOP_SHARE, PROOF_QPS, PROOF_POOL = 0.14, 250.0, 5
 PROOF_AT = (0.90, 0.95, 0.99)
 PROOF_WITHIN = 0.10
 PROOF_SERVER_BUSY = 0.20
@@ -130,7 +130,8 @@ def _parts(profile: Profile, workload: Workload) -> list[Cell]:
     backlog = Arrivals(backlog=OVERLOAD_BACKLOG)
     twice = OVERLOAD_TIMES * OVERLOAD_POOL / SCHEDULE_RTT_S
     parts = [
-        # Evenly spaced: by chance 26 more or fewer of 700 would move p90 by an eighth.
+        # Evenly spaced: by chance 19 more or fewer of 350 would move p90 by a fifth. Few, so that
+        # the queue is gone soon after the stop: theory takes that for no time at all.
         opened("proof", PROOF_POOL, PROOF_QPS, 0.0, arrivals=Arrivals("constant"),
                measure_s=proof_s, stop_s=round(STOP_SHARE * proof_s, 3)),
         opened("schedule", SCHEDULE_POOL, SCHEDULE_QPS, SCHEDULE_RTT_S,
