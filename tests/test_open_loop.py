@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import urllib.parse
 import urllib.request
@@ -609,6 +610,11 @@ def locust(*arguments: str, url: str) -> Any:
     return started("locust", "-f", "locustfiles/open_loop.py", *arguments, url=url)
 
 
+def await_line(process: subprocess.Popen[str], pattern: str) -> None:
+    """Reads what it says up to the line that has `pattern`."""
+    assert any(re.search(pattern, line) for line in process.stderr or ()), pattern
+
+
 def totals(text: str) -> dict[str, int]:
     """The figures of the one totals line in `text`."""
     (line,) = re.findall(r"^offered .*; send lag p50 .*, p99 .*$", text, re.MULTILINE)
@@ -705,14 +711,13 @@ def test_a_worker_that_comes_late_leaves_again(redis_server: Any) -> None:
     with Joined(redis_server.url) as cluster:
         master = cluster.master("open_loop", "-t", "60s", workers=1, users=8)
         first = cluster.worker()
-        for line in master.stderr or ():
-            if "All users spawned" in line:
-                break
+        await_line(master, "All users spawned")
         late = cluster.worker()
         _, said = ended(late)
         assert late.returncode == 2
         assert "bench: no load sent: this worker joined after the rate was shared out" in said
         assert first.poll() is None
+        await_line(master, r"\(index 1\) quit")  # and its users are with the first again
         master.send_signal(signal.SIGINT)
         _, err = ended(master)
         ended(first)
@@ -745,9 +750,7 @@ def test_users_may_come_and_go(redis_server: Any) -> None:
         await_listener(port)
         for users in (12, 2, 0, 5):
             swarm(users)
-            for line in process.stderr or ():
-                if f"({users} total users)" in line:
-                    break
+            await_line(process, rf"\({users} total users\)")
         process.terminate()
         _, err = ended(process)
     told = totals(err)

@@ -34,6 +34,7 @@ FEED_INTERVAL_S = 0.5
 # no longer for their last report.
 DRAIN_S = 0.25
 DRAIN_POLL_S = 0.002
+RUNNER_POLL_S = 0.001
 REPORT = "bench"  # a worker's totals, in its reports to the master
 DROPPED = "dropped: the backlog was full"
 
@@ -298,13 +299,8 @@ def _init(environment: Any, **_: Any) -> None:
         events.test_start.add_listener(master.share_out)
         events.worker_report.add_listener(master.take_report)
         events.quit.add_listener(master.say)
-        return
-    events.test_start.add_listener(_start)
-    events.spawning_complete.add_listener(lambda **_: _begin(environment))
-    events.test_stopping.add_listener(_stop)
-    events.test_stop.add_listener(_close)
-    events.report_to_master.add_listener(lambda data, **_: _report(environment, data))
-    # Python raises it in whatever runs, here mostly a user, whose end Locust shows as a failure.
+    # Python raises it in whatever runs: in a user, whose end Locust shows as a failure, or in its
+    # own sockets.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
 
 
@@ -317,16 +313,6 @@ def _preflight(environment: Any) -> None:
     except PreflightError as error:
         _say(f"bench: {error}")
         sys.exit(error.status)
-
-
-def _start(environment: Any, **_: Any) -> None:
-    _tests.pop(environment, None)
-    if isinstance(environment.runner, LocalRunner):
-        _doubt(environment, 1)
-    try:
-        _tests[environment] = StandaloneTest(environment)
-    except (BenchError, RedisError, OSError, ValueError) as error:
-        _refuse(environment, f"no load sent: {error}")
 
 
 def _refuse(environment: Any, reason: str) -> NoReturn:
@@ -344,16 +330,38 @@ def _end(environment: Any) -> None:
     gevent.spawn(environment.runner.quit if environment.web_ui is None else environment.runner.stop)
 
 
-def _begin(environment: Any) -> None:
-    if environment in _tests:
-        _tests[environment].begin()
+# These listen from the import on: a worker that comes to a test that runs is told to start before
+# it has its `init`, or even its runner.
 
 
+@events.test_start.add_listener
+def _start(environment: Any, **_: Any) -> None:
+    while environment.runner is None:
+        gevent.sleep(RUNNER_POLL_S)
+    if isinstance(environment.runner, MasterRunner):
+        return  # the workers hold the pools
+    _tests.pop(environment, None)
+    if isinstance(environment.runner, LocalRunner):
+        _doubt(environment, 1)
+    try:
+        _tests[environment] = StandaloneTest(environment)
+    except (BenchError, RedisError, OSError, ValueError) as error:
+        _refuse(environment, f"no load sent: {error}")
+
+
+@events.spawning_complete.add_listener
+def _begin(**_: Any) -> None:
+    for test in _tests.values():  # one at most, in a process of Locust's own
+        test.begin()
+
+
+@events.test_stopping.add_listener
 def _stop(environment: Any, **_: Any) -> None:
     if environment in _tests:
         _tests[environment].stop()
 
 
+@events.test_stop.add_listener
 def _close(environment: Any, **_: Any) -> None:
     if environment not in _tests:
         return
@@ -363,7 +371,8 @@ def _close(environment: Any, **_: Any) -> None:
         _say(line)
 
 
-def _report(environment: Any, data: dict[str, Any]) -> None:
-    test = _tests.get(environment)
-    if test is not None and test.loop == "open":
-        data[REPORT] = {**test.totals.packed(), "test": test.number, "ended": test.ended}
+@events.report_to_master.add_listener
+def _report(data: dict[str, Any], **_: Any) -> None:
+    for test in _tests.values():
+        if test.loop == "open":
+            data[REPORT] = {**test.totals.packed(), "test": test.number, "ended": test.ended}
