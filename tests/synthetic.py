@@ -175,7 +175,7 @@ def _open(cell: Cell, block: int, truth: Truth) -> dict[str, Any]:
     window = recorder.window(0.0, cell.measure_s, "open")
     histograms = window["histograms"]
     shares = {kind: summarise(HdrHistogram.decode(histograms[kind])) for kind in KINDS}
-    scheduled = round(cell.offered_qps * cell.measure_s)
+    scheduled = round(cell.offered_qps * NOISE[(block - 1) % 5] * cell.measure_s)
     share = min(1.0, carried / cell.offered_qps)
     qps, bound = carried * NOISE[(block - 1) % 5], "pool" if share < 1 else "users"
     mean = qps * window["sums_s"]["command"] / max(window["requests"], 1)

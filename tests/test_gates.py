@@ -115,6 +115,18 @@ def test_a_steady_rate_is_settled_and_a_drifting_one_is_not() -> None:
     assert gates.settled(high + low).passed is False
 
 
+@pytest.mark.parametrize(
+    "rates",
+    [
+        [100, 90, 80, 70, 60, 50, 40, 30],  # a plain ramp: within the halves it is scatter too
+        [45, 52, 61, 66, 75, 84, 92, 100],
+        [50, 52, 50, 51, 99, 101, 100, 98],  # a step
+    ],
+)
+def test_a_drift_does_not_excuse_itself_as_scatter(rates: list[float]) -> None:
+    assert gates.settled(rates).passed is False
+
+
 def test_scatter_alone_does_not_unsettle() -> None:
     rng = np.random.default_rng(7)
     verdicts = [gates.settled(rng.normal(100, 25, 8).tolist()).passed for _ in range(2000)]

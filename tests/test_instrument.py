@@ -257,7 +257,9 @@ def test_arms_that_differ_are_told_apart(factor: float, tmp_path: Path) -> None:
     store = stored(tmp_path / "run", synthetic.Truth(second_arm=factor), "a", "b")
     verdict = claims(store)["I2"]
     assert verdict.outcome == "refuted"
-    assert verdict.reason.startswith("100.0 % of 50 comparisons call a difference; all pairs")
+    assert verdict.reason.startswith(
+        "100.0 % of 50 overlapping comparisons from 5 pairs call a difference; all pairs"
+    )
     assert verdict.estimates["latency p99"].value == pytest.approx(factor, rel=0.01)
     title = instrument.findings(store.cells(), store)["same_cell"]
     assert title.endswith("in 50 of 50 comparisons, beyond the 10 % allowed")
@@ -280,7 +282,7 @@ def test_a_tenth_of_the_comparisons_may_call_a_difference(
         changed = times("b", column, *ODD_ONE)(changed)
     verdict = claims(Changed(quiet, changed))["I2"]
     assert (verdict.outcome, verdict.reason) == (
-        outcome, f"{8.0 * columns} % of 50 comparisons call a difference"
+        outcome, f"{8.0 * columns} % of 50 overlapping comparisons from 5 pairs call a difference"
     )  # fmt: skip
 
 
@@ -413,7 +415,10 @@ def test_the_certificate_can_be_stored_in_every_state_of_the_run(some: Any) -> N
 
 def test_a_quiet_instrument_reaches_everything(quiet: Store) -> None:
     rows = certificate(quiet)
-    assert {row.reached for row in rows if row.reach} == {True}
+    link, rest = ([r for r in rows if r.what.startswith("link at") is linked]
+                  for linked in (True, False))  # fmt: skip
+    assert {row.reached for row in rest if row.reach} == {True}
+    assert [row.value for row in link][:1] == [synthetic.LINK_CARRIES_QPS]
     assert len({row.what for row in rows}) == len(rows)
     (ceiling,) = (row for row in rows if "gates green" in row.what)
     assert (ceiling.value, ceiling.note) == (30_000, "bound by users, 66 % busy")
@@ -440,9 +445,13 @@ def test_a_certificate_says_what_is_not_reached(quiet: Store, cells: pd.DataFram
 def test_chance_in_how_many_arrive_costs_the_ceiling_nothing(
     quiet: Store, cells: pd.DataFrame
 ) -> None:
-    store = Changed(quiet, set_on("ceiling", qps=29_500.0)(cells))
+    fewer = round(29_500 * cells.set_index("arm").loc["ceiling", "measured_s"])
+    store = Changed(quiet, set_on("ceiling", qps=29_500.0, scheduled=fewer)(cells))
     (row,) = (r for r in certificate(store) if "gates green" in r.what)
     assert row.reached
+    store = Changed(quiet, set_on("ceiling", qps=28_400.0)(cells))  # the rest came in the drain
+    (row,) = (r for r in certificate(store) if "gates green" in r.what)
+    assert row.reached is False
     store = Changed(quiet, set_on("ceiling", served_share=0.99)(cells))
     (row,) = (r for r in certificate(store) if "gates green" in r.what)
     assert row.reached is False

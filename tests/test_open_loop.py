@@ -357,6 +357,46 @@ def check_giving_up_in_line_is_a_timeout_and_not_an_error() -> None:
         pool.close()
 
 
+def check_waiting_in_the_backlog_counts_towards_the_timeout() -> None:
+    """With one carrier the pool's own line is empty: all wait in the backlog."""
+    import gevent
+
+    cell = altered(pool_size=1, concurrency=1, acquire_timeout_s=0.05)
+    pool = open_pool(cell)
+    running = Play(cell, pool)
+    redis.Redis.from_url(URL).client_pause(300)
+    gevent.sleep(0.4)
+    until(lambda: running.job.recorder.operations()["GET"] > 10)
+    played = running.end()
+    assert running.job.recorder.timeouts > 20
+    assert running.job.recorder.errors == 0
+    played.assert_each_once()
+    waits = played.rows[:, ACQUIRED] - played.rows[:, SENT]
+    served_late = waits[waits > cell.acquire_timeout_s + 0.02]
+    assert not len(served_late)
+    pool.close()
+
+
+def check_an_abandoned_backlog_is_not_served() -> None:
+    import gevent
+
+    cell = altered(pool_size=1, concurrency=2, offered_qps=2_000.0)
+    pool = open_pool(cell)
+    running = Play(cell, pool)
+    redis.Redis.from_url(URL).client_pause(200)
+    gevent.sleep(0.1)
+    at = clock()
+    running.job.stop(at)
+    until(lambda: running.job._stopping)
+    waiting = len(running.job._backlog)
+    running.job.abandon()
+    assert running.job.drained.wait(PATIENCE_S)
+    assert waiting > 20
+    served = running.job.recorder.operations()["GET"]
+    assert served == len(running.on_time(at)) - waiting
+    pool.close()
+
+
 def check_carriers_come_back_when_the_server_is_gone() -> None:
     import gevent
 

@@ -36,7 +36,7 @@ FOREIGN_OPERATIONS = 0.01  # rule 7, operations: above it a shared server bars C
 POOL_FULL = 1 - LITTLE_POOL_FULL  # a pool this full on average is the limit
 REPORTED = ("hiccups", "steal", "foreign_cpu", "foreign_operations")  # for lack of a quiet machine
 DRIFT = 0.10  # rule 6 asks for a stationarity check without a figure; this one is ours
-DRIFT_CONFIDENCE = 0.999  # ours: at most one settled cell in a thousand is called unsettled
+DRIFT_CONFIDENCE = 0.9995  # ours: at most one settled cell in a thousand is called unsettled
 DRIFT_INTERVALS = 8  # fewer tell no drift from noise
 
 
@@ -147,8 +147,7 @@ def backlog(grown: int, room: float, scheduled: int, bound: BoundBy) -> Gate:
 
     A line that only grows is served in the drain, so `served` does not see it: at twice what can be
     carried, all would have been served. `grown`: how many more requests were out at the window's
-    end than at its begin; `room`: how many may be out without a line (on the pool's connections,
-    or in a burst).
+    end than at its begin; `room`: how many more may be out by chance, or in a burst.
     """
     if not scheduled:
         return Gate("backlog", None, BACKLOG, None, "no arrival was due within the window")
@@ -233,14 +232,17 @@ def settled(rates: Sequence[float]) -> Gate:
     """Stationarity over the window's equal intervals: does the second half run at another rate?
 
     The figure is mean(second half)/mean(first half) − 1. It fails the cell where it exceeds both
-    the limit and what the intervals' own scatter explains (Student's t).
+    the limit and what the intervals' own scatter explains (Student's t). Scatter is the lesser of
+    that within the halves, where a slope would count as scatter too, and that between neighbours
+    (von Neumann, 1941), where a step would.
     """
     half = len(rates) // 2
     if len(rates) < DRIFT_INTERVALS or not sum(rates[:half]) > 0:
         return Gate("settled", None, DRIFT, None, "too few intervals to tell drift from noise")
     first, second = np.asarray(rates[:half]), np.asarray(rates[-half:])
     figure = float(second.mean() / first.mean() - 1)
-    noise = np.sqrt((first.var(ddof=1) + second.var(ddof=1)) / half) / first.mean()
+    within, between = first.var(ddof=1) + second.var(ddof=1), np.mean(np.diff(rates) ** 2)
+    noise = np.sqrt(min(within, between) / half) / first.mean()
     explained = float(special.stdtrit(2 * half - 2, (1 + DRIFT_CONFIDENCE) / 2) * noise)
     drifting = abs(figure) > max(DRIFT, explained)
     reason = f"never settled: the rate drifted by {figure:+.1%} within the window"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # it brings redis-py and with it ssl, which must wait for loc
     from bench.rig.probes import Readings
 
 COMMANDS = ("get", "set")  # what the workload sends, as `INFO commandstats` names it
+WAITS = ("latency", "acquire")  # what a request that was never served had no end of
 # What the suite itself asks of a server, and what opening a connection sends.
 HOUSEKEEPING = ("info", "client", "config", "hello", "ping", "auth", "select", "command")
 
@@ -50,8 +51,11 @@ class Merged:
         return sum(share["sums_s"][kind] for share in self.shares) / requests if requests else 0.0
 
     def percentiles(self, kind: str) -> Percentiles:
-        """In seconds; None where the window held too few requests to say."""
+        """In seconds; None where the window held too few requests to say, or where the percentile
+        lies among requests that were due but never served: theirs would have been the longest."""
         strays = sum(share["out_of_range"][kind] for share in self.shares)
+        if self.scheduled is not None and kind in WAITS:
+            strays += max(0, self.scheduled - self.sum("requests"))
         return summarise(self.histograms[kind], strays)
 
     def mean_count(self, area: str) -> float:
@@ -188,7 +192,7 @@ class Findings:
             "link_cpu_s": read.link_cpu.total_s,
             "link_cpu_user_s": read.link_cpu.user_s,
             "link_cpu_system_s": read.link_cpu.system_s,
-            "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("requests")),
+            "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("done")),
             # Others' work is in the server's CPU: beyond a hundredth of it, no figure (rule 7).
             "server_cpu_us_per_op": None
             if (self._foreign_gate().figure or 0.0) > gates.FOREIGN_OPERATIONS
@@ -275,8 +279,7 @@ class Findings:
         cell, total = self._cell, self._total
         yield gates.served(scheduled, total.sum("requests"), self._bound)
         if cell.steady:
-            given_up = total.sum("dropped") + total.sum("errors") + total.sum("timeouts")
-            grown = scheduled - total.sum("done") - given_up
+            grown = scheduled - total.sum("done") - total.sum("dropped")
             yield gates.backlog(grown, self._room(), scheduled, self._bound)
         yield self._send_lag
         if cell.opening == "prefilled" and cell.steady:
@@ -287,12 +290,13 @@ class Findings:
             )
 
     def _room(self) -> float:
-        """How many requests of an open loop may be out without a line that grows."""
-        cell, arrivals = self._cell, self._cell.arrivals
-        connections = cell.pool_size * cell.workers
+        """How many more requests of an open loop may be out at one moment than at another: those
+        in flight, four standard deviations of their number, and a burst."""
+        arrivals, in_flight = self._cell.arrivals, self._total.in_use_mean
+        room = float(in_flight + 4 * math.sqrt(in_flight))
         if arrivals is None or arrivals.process != "bursty":
-            return connections
-        return connections + arrivals.period_s * (cell.offered_qps or 0.0)
+            return room
+        return room + arrivals.period_s * (self._cell.offered_qps or 0.0)
 
     def _comparable_rates(self) -> list[float]:
         """The rate of each interval; none where the load is meant to change, or an interval is

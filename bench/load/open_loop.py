@@ -24,11 +24,12 @@ from redis.exceptions import RedisError
 
 from bench.load.arrivals import schedule
 from bench.load.clients import Session
-from bench.load.pool import Pool
+from bench.load.pool import AcquireTimeout, Pool
 from bench.load.timer import NEVER, open_timer
 from bench.load.users import Commands, Job
 from bench.model import Cell
 
+TOO_LONG_IN_LINE = "no connection came free within the pool's timeout"
 CUT_OFF = "its carrier was killed with the request out"
 AHEAD_S = 1.0  # of the schedule, made while nothing is measured for the length of a planned cell
 
@@ -84,6 +85,9 @@ class OpenLoop(Job):
         del self._dropped[:]
         return count
 
+    def abandon(self) -> None:
+        self._backlog.clear()
+
     def offered(self, start: float, end: float) -> dict[str, int]:
         dropped = np.frombuffer(self._dropped)
         return {
@@ -121,14 +125,24 @@ class OpenLoop(Job):
 
     # In a carrier
 
+    def _first_in_line(self, now: float) -> tuple[float, float] | None:
+        """The next of the backlog; those that have waited for longer than the pool's timeout, which
+        counts from when they were sent, give up."""
+        while self._backlog:
+            intended, sent = self._backlog.popleft()
+            if now - sent <= self._cell.acquire_timeout_s:
+                return intended, sent
+            self._fail(AcquireTimeout(TOO_LONG_IN_LINE))
+        return None
+
     def _serve(self, session: Session, commands: Commands) -> None:
         free, backlog, call = self._free, self._backlog, session.call
         switch = getcurrent().switch
         pause = greenlet.switch.__get__(get_hub())
         done = clock()
         while True:
-            if backlog:
-                intended, sent = backlog.popleft()
+            if turn := backlog and self._first_in_line(done):
+                intended, sent = turn
             elif self._upcoming <= done:
                 intended, sent = self._upcoming, done
                 self._upcoming = next(self._times, NEVER)

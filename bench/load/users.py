@@ -59,6 +59,9 @@ class Job:
         passed. Does not block; `drained` follows."""
         raise NotImplementedError
 
+    def abandon(self) -> None:
+        """Serve nothing more of what waits for a carrier. Does not block; `drained` follows."""
+
     def offered(self, start: float, end: float) -> dict[str, int]:
         """How many requests were scheduled in [start, end), and how many of these were dropped."""
         raise NotImplementedError

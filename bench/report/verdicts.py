@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import pandas as pd
+
+from bench.analysis.replicates import last_attempts
+from bench.analysis.sentences import counted
 from bench.experiments import discover
 from bench.model import Verdict
 from bench.store import Store
@@ -14,7 +18,7 @@ def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
     """Every claim of these experiments. A smoke run decides nothing."""
     cells, modules = store.cells(), discover()
     verdicts = [
-        verdict
+        _with_doubts(verdict, cells)
         for name in experiments
         for verdict in modules[name].claims(cells[cells["experiment"] == name], store)
     ]
@@ -28,6 +32,18 @@ def decide(store: Store) -> list[Verdict]:
     verdicts = judge(store, store.experiments())
     store.note_verdicts(verdicts)
     return verdicts
+
+
+def _with_doubts(verdict: Verdict, cells: pd.DataFrame) -> Verdict:
+    """What was only reported of its cells is said beside it: stalls, steal, others' work."""
+    own = last_attempts(cells[cells["cell"].isin(verdict.cells)])
+    doubtful = int((own["doubts"] != "").sum()) if "doubts" in own else 0
+    if not doubtful:
+        return verdict
+    of = counted(len(own), "measurement")
+    return replace(
+        verdict, reason=f"{verdict.reason} (stalls or others' work in {doubtful} of its {of})"
+    )
 
 
 def _withheld(verdict: Verdict) -> Verdict:
