@@ -46,7 +46,7 @@ test: setup  ## the tests, without the slow ones
 	@.venv/bin/python -m pytest $(ARGS)
 
 # pytest says 5 where no test is marked slow.
-test-slow: setup  ## the slow tests: what dies in mid-run, and a full set-up
+test-slow: setup  ## the slow tests: what dies in mid-run, provoked gates, other tools, a full set-up
 	@.venv/bin/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
 
 lint: setup  ## ruff and mypy

@@ -85,7 +85,7 @@ class Arrivals:
             raise PreflightError("a trace file goes with the process “trace”, and with no other")
 
 
-MOST_QPS = 1_000_000
+LEAST_QPS, MOST_QPS = 0.001, 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Cell:
         if (self.loop == "open") != (self.arrivals is not None and self.offered_qps is not None):
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
-            _within("offered_qps", self.offered_qps, 0.001, MOST_QPS)
+            _within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
 
     @property
     def id(self) -> str:

@@ -176,7 +176,7 @@ class Store:
         return self._series.to_pandas()
 
     def histogram(self, cell_id: str, block: int, attempt: int, tag: str) -> HdrHistogram:
-        """One stored histogram, of whole microseconds; `tag` is latency, acquire or command.
+        """One stored histogram, of whole microseconds; `tag`: latency, acquire, command, send_lag.
 
         Raises PreflightError for a damaged log, KeyError for a cell or tag that is not stored.
         """
@@ -188,23 +188,23 @@ class Store:
         """Every request of a cell that keeps them, in the order in which they were intended:
         worker, and intended_s, sent_s, acquired_s, done_s, in seconds after the window's begin.
 
-        Raises PreflightError where the file is damaged, KeyError where none was kept.
+        Raises PreflightError where the file is missing or damaged.
         """
         path = self._requests(cell_id, block, attempt)
         if not path.exists():
-            raise KeyError(f"no requests of cell {cell_id} in block {block}, attempt {attempt}")
+            raise PreflightError(f"{path} is missing: restore it from a copy of the run")
         table = _read_table(path, pa.schema([]))
         return table.drop_columns(list(KEY)).to_pandas()
 
     def note_verdicts(self, verdicts: Iterable[Verdict]) -> None:
         """Write verdicts.json anew: a record for each claim that was judged."""
         told = [dataclasses.asdict(verdict) for verdict in verdicts]
-        text = json.dumps(_without_nan(told), indent=2, ensure_ascii=False)
+        text = json.dumps(without_nan(told), indent=2, ensure_ascii=False)
         _write(self.folder / "verdicts.json", text.encode() + b"\n")
 
     def note_certificate(self, rows: Iterable[dict[str, Any]]) -> None:
         """Record what was measured of the instrument itself beside this run's cells."""
-        self.manifest["certificate"] = list(rows)
+        self.manifest["certificate"] = without_nan(list(rows))
         self._write_manifest()
 
     def note_server(self, flavour: str, version: str) -> None:
@@ -424,12 +424,12 @@ def _request_table(observation: Observation) -> pa.Table:
     return pa.table({**repeated, "worker": worker[order], **columns})
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: not known is null."""
     if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
+        return {name: without_nan(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
+        return [without_nan(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -18,17 +18,18 @@ NO_SERVER = "redis://127.0.0.1:1"
 PATIENCE_S = 60
 
 
-def run_check(file: str, url: str, name: str) -> None:
-    """`python FILE URL NAME`, which must end well and without a word of trouble."""
+def run_check(file: str, url: str, name: str, timeout_s: float = 100) -> str:
+    """What `python FILE URL NAME` prints; it must end well and without a word of trouble."""
     done = subprocess.run(
         [sys.executable, file, url, name],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=timeout_s,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    return done.stdout
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -32,11 +31,14 @@ import time
 from dataclasses import replace
 
 import redis
+from children import run_check
 
 from bench.analysis import gates
 from bench.model import ApparatusLost, Arrivals, Cell, Gate, Observation, Plan, Settings
 from bench.rig.host import LINUX, end, spawn
 from bench.rig.link import Link
+
+pytestmark = pytest.mark.slow
 
 TRIES = 6  # at a cell that should be valid: a stall of the machine fails one now and then
 
@@ -456,16 +458,8 @@ def run_group(url: str, group: str) -> None:
 
 @functools.cache
 def outcomes(url: str, group: str) -> dict[str, str]:
-    done = subprocess.run(
-        [sys.executable, __file__, url, group],
-        capture_output=True,
-        text=True,
-        timeout=150,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stderr, done.stderr[-3000:]
-    told: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    printed = run_check(__file__, url, group, timeout_s=150)
+    told: dict[str, str] = json.loads(printed.splitlines()[-1])
     return told
 
 

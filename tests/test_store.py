@@ -153,7 +153,7 @@ def test_requests_are_kept_where_the_cell_asks(store: Store) -> None:
     assert told["intended_s"].tolist() == [-0.1, 0.5, 0.5]
     assert told["done_s"].tolist() == [0.25, 0.7, 0.7]
     assert told["worker"].tolist() == [0, 0, 1]
-    with pytest.raises(KeyError, match="no requests of cell"):
+    with pytest.raises(PreflightError, match="is missing: restore it"):
         store.requests(other.cell.id, 1, 1)
 
 

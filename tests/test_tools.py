@@ -27,11 +27,13 @@ import tempfile
 
 import psutil
 
-from bench.model import ApparatusLost, Cell, Row, Settings
+from bench.model import ApparatusLost, Cell, Row, Settings, Workload
 from bench.rig.rig import Rig
 from bench.rig.server import open_server
 
 URL = ""
+pytestmark = pytest.mark.slow
+
 SECONDS = 0.4
 RTT_S = 0.001
 SILENT = "echo $$ > {folder}/pid; exec /bin/sleep 60"
@@ -116,7 +118,7 @@ def refused(read: Any, printed: str, why: str) -> None:
 def check_redis_benchmark_carries_its_requests() -> None:
     only(tools.REDIS_BENCHMARK)
     with ready() as (rig, swarm):
-        rows = tools.cross_check(rig, swarm, SECONDS)
+        rows = tools.cross_check(rig, swarm, SECONDS, Workload())
         rig.check()
     assert value_of(rows, ": rate ÷ ours") > 0
     for figure in (": median ÷ ours", ": λW ÷ connections"):
@@ -130,7 +132,7 @@ def check_redis_benchmark_carries_its_requests() -> None:
 def check_memtier_benchmark_carries_its_requests() -> None:
     only(tools.MEMTIER)
     with ready() as (rig, swarm):
-        rows = tools.cross_check(rig, swarm, SECONDS)
+        rows = tools.cross_check(rig, swarm, SECONDS, Workload())
         rig.check()
     assert value_of(rows, ": rate ÷ ours") > 0
     assert value_of(rows, ": median ÷ ours") > 0
@@ -185,7 +187,7 @@ def check_what_is_absent_or_fails_is_a_row_that_says_why() -> None:
 
         def crossed(**scripts: str) -> list[Row]:
             with path_of(**scripts) as folder:
-                rows = tools.cross_check(rig, swarm, SECONDS)
+                rows = tools.cross_check(rig, swarm, SECONDS, Workload())
                 pid = folder / "pid"
                 assert not pid.exists() or not psutil.pid_exists(int(pid.read_text()))
                 return rows
@@ -213,7 +215,7 @@ def check_a_tool_is_ended_when_the_server_goes() -> None:
     with ready() as (rig, swarm), path_of(redis_benchmark="kill -9 $SERVER; " + SILENT) as folder:
         os.environ["SERVER"] = str(rig.server.pid)
         try:
-            tools.cross_check(rig, swarm, SECONDS)
+            tools.cross_check(rig, swarm, SECONDS, Workload())
         except ApparatusLost as lost:
             assert "signal 9" in str(lost)
         else:
@@ -230,7 +232,7 @@ def check_no_password_is_put_on_a_command_line() -> None:
         ready(server.url) as (rig, swarm),
         path_of(redis_benchmark=told, memtier_benchmark=told) as folder,
     ):
-        rows = tools.cross_check(rig, swarm, SECONDS)
+        rows = tools.cross_check(rig, swarm, SECONDS, Workload())
         assert not (folder / "ran").exists()
     for row in rows:
         failed([row], "not run: it takes the server's password on its command line")

@@ -28,7 +28,7 @@ from redis.connection import parse_url
 
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
-from bench.model import Arrivals, Cell, Observation, Row, Workload
+from bench.model import Arrivals, BenchError, Cell, Observation, Row, Workload
 from bench.rig.host import end, exit_text, last_lines, spawn
 from bench.rig.rig import Rig
 from bench.rig.server import KEY_PREFIX
@@ -88,6 +88,8 @@ def _foreign_tool(rig: Rig, command: list[str], seconds: float, settle_s: float)
     finally:
         end(tool)
     operations = after.calls.get("get", 0) - before.calls.get("get", 0)
+    if not operations:
+        raise BenchError(f"{command[0]} sent nothing: it {exit_text(tool.returncode)}")
     cpu_us = (cpu_after - cpu_before) / operations * 1e6
     return Rate(operations / (after.at_s - before.at_s), cpu_us)
 
@@ -162,9 +164,7 @@ class Beside:
         return Row(f"{self.what}: {figure}", value, unit, note="; ".join([said, *invalid, bias]))
 
 
-def cross_check(
-    rig: Rig, swarm: Swarm, seconds: float, workload: Workload | None = None
-) -> list[Row]:
+def cross_check(rig: Rig, swarm: Swarm, seconds: float, workload: Workload) -> list[Row]:
     """Our generator beside each tool on PATH at the same load and by the same way: ours, the tool,
     ours again, so that a drift of the machine does not decide.
 
@@ -172,7 +172,7 @@ def cross_check(
     have been opened with a cell of `RTT_S`; the swarm holds `CARRIERS` users or more. A tool that
     is absent or fails is a row without a value that says why. Raises what `measure` does.
     """
-    reading = replace(workload or Workload(), get_share=1.0)
+    reading = replace(workload, get_share=1.0)
     rows: list[Row] = []
     for tool, measured in TOOLS.items():
         try:

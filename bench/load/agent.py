@@ -199,7 +199,7 @@ def _readings(pool: Pool) -> dict[str, Any]:
 def _share_of(
     cell: Cell, job: Job, opening: dict[str, Any], closing: dict[str, Any]
 ) -> dict[str, Any]:
-    began, start, end = clock(), opening["at"], closing["at"]
+    start, end = opening["at"], closing["at"]
     figures = job.recorder.window(start, end, cell.loop)
     delta = {name: closing[name] - opening[name] for name in closing if name != "peak_used"}
     return {
@@ -219,8 +219,6 @@ def _share_of(
         "operations": job.recorder.operations(),
         "errors": job.recorder.errors,
         "timeouts": job.recorder.timeouts,
-        "error_samples": job.recorder.error_samples,
-        "digest_s": clock() - began,
     }
 
 

@@ -8,7 +8,7 @@ from locust import events
 
 from bench.load.arrivals import read_trace
 from bench.load.standalone import StandaloneUser
-from bench.model import Arrivals, PreflightError, Process
+from bench.model import LEAST_QPS, MOST_QPS, Arrivals, PreflightError, Process
 
 GROUP = "Arrivals (over all workers)"
 DESCRIPTION = (
@@ -48,7 +48,11 @@ class OpenLoopUser(StandaloneUser):
             trace=options.trace,
             backlog=options.backlog,
         )
-        rate = read_trace(options.trace).rate if options.trace else options.rate
+        rate = options.rate
+        if options.trace:
+            rate = read_trace(options.trace).rate
+            if not LEAST_QPS <= rate <= MOST_QPS:
+                raise PreflightError(f"--trace {options.trace}: {rate:g}/s; are its times seconds?")
         return {"loop": "open", "arrivals": arrivals, "offered_qps": rate}
 
     @classmethod

@@ -37,7 +37,7 @@ def require_master(host: str, port: int) -> None:
     try:
         with socket.create_connection((host, port), timeout=MASTER_TIMEOUT_S) as connection:
             greeting = connection.recv(1)
-    except (OSError, OverflowError) as failure:
+    except (OSError, OverflowError, UnicodeError) as failure:
         reason = getattr(failure, "strerror", None) or failure
         raise PreflightError(f"no Locust master at {host}:{port} ({reason}); {mend}") from None
     if greeting != ZMTP_GREETING:

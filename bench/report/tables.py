@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.analysis.gate_table import gate_table
+from bench.analysis.replicates import last_attempts
 from bench.experiments import discover, plans
 from bench.model import Verdict
-from bench.store import Store, stored_settings
+from bench.store import Store, stored_settings, without_nan
 
 ENDLESS = 1_000
 
@@ -28,7 +29,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """The run in figures, for programs: counts, bounds, gates, verdicts, the certificate, and each
     experiment's table as records."""
     cells = store.cells()
-    last = cells.sort_values("attempt").drop_duplicates(["cell", "block"], keep="last")
+    last = last_attempts(cells)
     status = store.manifest.get("status")
     found = {
         "folder": str(store.folder),
@@ -45,16 +46,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
             for name in store.experiments()
         },
     }
-    return {name: _without_nan(part) for name, part in found.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: not known is null."""
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: without_nan(part) for name, part in found.items()}
 
 
 def _planned(store: Store) -> int:

@@ -9,18 +9,21 @@ import pandas as pd
 
 from bench.analysis.replicates import last_attempts
 from bench.analysis.sentences import counted
-from bench.experiments import discover
+from bench.experiments import chosen
 from bench.model import Verdict
 from bench.store import Store
 
 
 def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
-    """Every claim of these experiments. A smoke run decides nothing."""
-    cells, modules = store.cells(), discover()
+    """Every claim of these experiments. A smoke run decides nothing.
+
+    Raises PreflightError for an experiment that this version does not have.
+    """
+    cells = store.cells()
     verdicts = [
         _with_doubts(verdict, cells)
-        for name in experiments
-        for verdict in modules[name].claims(cells[cells["experiment"] == name], store)
+        for module in chosen(tuple(experiments))
+        for verdict in module.claims(cells[cells["experiment"] == module.NAME], store)
     ]
     if store.manifest.get("settings", {}).get("profile") == "smoke":
         return [_withheld(verdict) for verdict in verdicts]
