@@ -20,7 +20,6 @@ from bench.model import MOST_WORKERS, BenchError, PreflightError, Profile, Setti
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
-MOST_KEYS, MOST_VALUE_BYTES, MOST_DATA_BYTES = 10_000_000, 1_000_000, 1_000_000_000
 MOST_SEED = 2**40  # multiplied up, it must still pass as 64 bits to the workers
 LEAST_SECONDS, MOST_SECONDS = 0.2, 60
 app = typer.Typer(
@@ -278,25 +277,30 @@ def _settings(base: Settings, given: dict[str, Any]) -> Settings:
         given["only"] = tuple(name.strip() for name in given["only"].split(",") if name.strip())
         if not given["only"]:
             raise PreflightError("--only names no experiment; `bench list` shows them")
-    work = {name: given.pop(name) for name in ("keys", "value_bytes", "get_share") if name in given}
-    settings = replace(base, workload=replace(base.workload, **work), **given)
+    fields = ("keys", "value_bytes", "get_share")
+    work: dict[str, Any] = {name: given.pop(name) for name in fields if name in given}
+    settings = replace(base, workload=_workload(base.workload, work), **given)
     _check(settings)
     return settings
+
+
+def _workload(base: Workload, given: dict[str, Any]) -> Workload:
+    try:
+        return replace(base, **given)
+    except PreflightError as error:
+        name, _, rest = str(error).partition(" ")
+        raise PreflightError(f"--{name.replace('_', '-')} {rest}") from error
 
 
 def _check(settings: Settings) -> None:
     from bench.experiments import nearest
 
-    profile, known, work = settings.profile, _profiles(), settings.workload
+    profile, known = settings.profile, _profiles()
     if profile not in known:
         raise PreflightError(f"no profile “{profile}”{nearest(profile, known)}")
     _within("--workers", settings.workers, 1, MOST_WORKERS)
     _within("--seed", settings.seed, 0, MOST_SEED)
-    _within("--keys", work.keys, 1, MOST_KEYS)
-    _within("--value-bytes", work.value_bytes, 0, MOST_VALUE_BYTES)
-    _within("--get-share", work.get_share, 0, 1)
     _within("--server-port", settings.server_port, 0, 65_535)
-    _within("--keys × --value-bytes", work.keys * work.value_bytes, 0, MOST_DATA_BYTES)
 
 
 def _within(option: str, value: float, least: float, most: float) -> None:

@@ -41,13 +41,34 @@ class ApparatusLost(BenchError):
     """A part of the rig (server, link, worker) ended while needed; finished cells are kept."""
 
 
+def _within(name: str, value: float, least: float, most: float) -> None:
+    if not (math.isfinite(value) and least <= value <= most):
+        raise PreflightError(f"{name} is {value:g}: it must lie between {least:,g} and {most:,g}")
+
+
+MOST_DATA_BYTES = 1_000_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The commands sent: GET and SET on `keys` keys of `value_bytes` each."""
+    """The commands sent: GET and SET on `keys` keys of `value_bytes` each, `get_share` of them GET.
+
+    Raises PreflightError for a value out of range.
+    """
 
     keys: int = 1_000
     value_bytes: int = 100
     get_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _within("keys", self.keys, 1, 10_000_000)
+        _within("value_bytes", self.value_bytes, 0, 1_000_000)
+        _within("get_share", self.get_share, 0, 1)
+        if self.keys * self.value_bytes > MOST_DATA_BYTES:
+            raise PreflightError(
+                f"value_bytes is {self.value_bytes:,} on {self.keys:,} keys: "
+                f"all together must not exceed {MOST_DATA_BYTES:,} bytes"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +181,6 @@ class Cell:
             f"pool {self.pool_size} × {load}, RTT {self.rtt_s * 1e3:g} ms, "
             f"{self.opening}, {self.order}, {self.client}"
         )
-
-
-def _within(name: str, value: float, least: float, most: float) -> None:
-    if not (math.isfinite(value) and least <= value <= most):
-        raise PreflightError(f"{name} is {value:g}: it must lie between {least:,g} and {most:,g}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +353,7 @@ class Plan:
 class Settings:
     """One run's configuration, checked once at the edge and handed down whole.
 
-    `url` may hold a password and is never stored; `resume` names an existing run folder.
+    `url` may hold a password and is never stored.
     """
 
     profile: Profile = "standard"
@@ -347,12 +363,10 @@ class Settings:
     workload: Workload = Workload()
     url: str | None = None
     server_port: int = 0
-    results: str = "results"
-    resume: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed: everything that changes what is measured."""
         kept = dataclasses.asdict(self)
-        for name in ("url", "results", "resume", "server_port"):
+        for name in ("url", "server_port"):
             del kept[name]
         return {**kept, "only": list(self.only), "owned_server": self.url is None}

@@ -108,7 +108,11 @@ def test_a_number_out_of_range_names_option_and_range(option: str, value: str) -
 
 
 def test_more_data_than_a_server_should_be_given_is_refused() -> None:
-    refused(bench("run", "--keys", "2000000", "--value-bytes", "1000"), "--keys × --value-bytes")
+    refused(
+        bench("run", "--keys", "2000000", "--value-bytes", "1000"),
+        "--value-bytes",
+        "2,000,000 keys",
+    )
 
 
 def test_a_list_that_names_no_experiment_is_not_all_of_them() -> None:

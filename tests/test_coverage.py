@@ -15,7 +15,8 @@ from scipy import signal, special
 
 from bench.analysis.queueing import in_flight_peak, in_flight_quantile
 from bench.analysis.statistics import differs, equivalence, false_calls, log_t_interval
-from bench.analysis.steady import mser5, percentile_interval
+from bench.analysis.steady import histogram_interval, mser5, percentile_interval
+from bench.load.recorder import add_seconds, new_histogram
 
 RUNS = 2_000
 CHUNK = 100  # runs at a time: memory stays small
@@ -93,6 +94,24 @@ def test_percentile_interval(
     report_line(f"percentile_interval, {name}: {said} (nominal 95 %)")
     assert all(0.93 <= count / RUNS <= 0.97 for count in held.values())
     assert open_ended <= 0.01 * RUNS * len(PERCENTILES)
+
+
+@pytest.mark.slow
+def test_histogram_interval(report_line: Report) -> None:
+    """As cells have it: 20 intervals' histograms of whole microseconds, joined into batches."""
+    scale_s, busy = 0.01, 0.6
+    true = {p: scale_s * queue_wait_quantile(busy, p) for p in PERCENTILES}
+    held = dict.fromkeys(PERCENTILES, 0)
+    for waits in chunks(queue_waits, 9, 20_000, busy):
+        parts = [new_histogram() for _ in range(20)]
+        for part, own in zip(parts, np.array_split(scale_s * waits, len(parts)), strict=True):
+            assert not add_seconds(part, own)
+        for p in PERCENTILES:
+            estimate = histogram_interval(parts, p)
+            held[p] += estimate.low <= true[p] <= estimate.high
+    said = ", ".join(f"p{100 * p:g} {held[p] / RUNS:.1%}" for p in PERCENTILES)
+    report_line(f"histogram_interval, waits of M/M/1 60 % busy, 20,000: {said} (nominal 95 %)")
+    assert all(0.93 <= count / RUNS <= 0.97 for count in held.values())
 
 
 @pytest.mark.parametrize("edge", [0.95, 1.05])

@@ -501,12 +501,15 @@ def test_cells_of_every_loop_count_and_the_last_attempt_alone() -> None:
     wrong = audited("open", 0.01, None, -2 * LITTLE_POOL)
     found = audit.finding(pd.DataFrame([CLOSED, FAST, OPEN, wrong]))
     assert found.startswith("Little's law does not hold everywhere: ")
-    assert found.endswith("users within 3 % in 1 of 1 cells, pool within 1 % in 3 of 4 cells")
+    said = "users within 3 % in 1 of 1 cells, pool within 1 % in 3 of 4 cells"
+    assert found.partition(": ")[2].partition(";")[0] == said
     again = audited("open", 0.01, None, 0.0, attempt=2)
     found = audit.finding(pd.DataFrame([CLOSED, FAST, OPEN, wrong, again]))
     assert found.startswith("Little's law holds throughout: ")
     alone = audit.finding(pd.DataFrame([OPEN]))
     assert alone == "Little's law holds throughout: pool within 1 % in 1 of 1 cells"
+    spoiled = pd.DataFrame([CLOSED, OPEN]).assign(valid=[True, False])
+    assert audit.finding(spoiled).endswith("; 1 of the 2 cells failed some gate")
 
 
 def test_the_generators_share_is_not_gated_and_told_where_there_is_one() -> None:

@@ -57,7 +57,6 @@ RUSH = replace(
 )  # fmt: skip
 LINKED_RUSH = replace(RUSH, rtt_s=0.001, offered_qps=40_000.0)
 LINKED = replace(LIGHT, pool_size=50, concurrency=50, rtt_s=0.001, measure_s=0.4)
-CROWD = replace(LINKED, pool_size=2_000)
 REAL_RTT_S = {0.0011: 0.0022, 0.0012: 0.0006}  # of the routes that are set wrong
 PAIR = Cell("pool_sweep", 5, 20, workers=2, measure_s=0.6, warmup_s=0.1)
 
@@ -68,7 +67,7 @@ class Bench:
     def __init__(self, url: str | None = None) -> None:
         self._url = url
         rtts = (LIGHT.rtt_s, 0.02, LINKED.rtt_s, *REAL_RTT_S)
-        self._cells = [LIGHT, CROWD, *(replace(LINKED, rtt_s=rtt_s) for rtt_s in rtts)]
+        self._cells = [LIGHT, *(replace(LINKED, rtt_s=rtt_s) for rtt_s in rtts)]
 
     def __enter__(self) -> Bench:
         from bench.rig.rig import Rig
@@ -351,10 +350,10 @@ def check_a_link_that_dies_is_named_before_the_workers_that_lose_it(bench: Bench
 
     assert bench.rig.link
     check, looks = Link.check, iter(range(1_000))
-    gevent.spawn_later(0.2, os.kill, bench.rig.link.pid, signal.SIGKILL)
+    gevent.spawn_later(0.05, os.kill, bench.rig.link.pid, signal.SIGKILL)
     with mock.patch.object(Link, "check", lambda link: next(looks) < 3 or check(link)):
         try:
-            bench.measure(CROWD)
+            bench.measure(LIGHT)
         except ApparatusLost as lost:
             assert "the link" in str(lost)
             assert "killed by signal 9" in str(lost)

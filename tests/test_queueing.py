@@ -17,7 +17,7 @@ from bench.analysis.queueing import (
     mdc_wait,
     mva,
     servers_needed,
-    stalled_percentile,
+    stopped_percentile,
     usl_fit,
 )
 
@@ -130,7 +130,7 @@ def test_the_peak_of_a_long_time_is_above_the_mean_for_certain(p: float) -> None
 
 @pytest.mark.parametrize(("q", "latency_s"), [(0.9, 0.4), (0.95, 0.9), (0.99, 1.3), (0.5, 0.0)])
 def test_a_stopped_server_gives_these_percentiles(q: float, latency_s: float) -> None:
-    assert stalled_percentile(q, stop_s=1.4, window_s=10) == pytest.approx(latency_s)
+    assert stopped_percentile(q, stop_s=1.4, window_s=10) == pytest.approx(latency_s)
 
 
 def test_exact_mean_value_analysis() -> None:
@@ -162,8 +162,8 @@ def test_usl_of_spec_sdm91() -> None:
         lambda: in_flight_quantile(10, 1),
         lambda: in_flight_quantile(0, 0.5),
         lambda: in_flight_peak(10, 0, 60),
-        lambda: stalled_percentile(0.9, stop_s=11, window_s=10),
-        lambda: stalled_percentile(99, stop_s=1, window_s=10),
+        lambda: stopped_percentile(0.9, stop_s=11, window_s=10),
+        lambda: stopped_percentile(99, stop_s=1, window_s=10),
         lambda: mva((1, -1), 3),
         lambda: usl_fit((1, 2, 3), (1, 2, 3)),
         lambda: usl_fit((1, 2, 3, 4), (1, 2, 3)),

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from bench.model import ApparatusLost, Cell, Settings
+from bench.rig import rig as rig_module
 from bench.rig.idle import COUNT, IdleConnections
 from bench.rig.rig import Rig
 from bench.rig.server import Server, open_server
@@ -23,6 +24,28 @@ def test_a_rig_knows_its_own_round_trips_and_leaves_nothing() -> None:
         assert rig.address(RTT_S) not in (None, (rig.server.host, rig.server.port))
         assert rig.unloaded_s(RTT_S) >= RTT_S > rig.unloaded_s(0.0) > 0
     assert not [pid for pid in pids if psutil.pid_exists(pid or 0)]
+
+
+def test_a_link_that_dies_while_the_rig_opens_is_named_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unloaded_s(server: Server, way: tuple[str, int] | None) -> float:
+        if way:
+            (link,) = (each for each in children() if "bench.rig.relay" in each.cmdline())
+            link.kill()
+        return unloaded(server, way)
+
+    def children() -> list[psutil.Process]:
+        return [each for each in psutil.Process().children() if each not in before]
+
+    before, unloaded = psutil.Process().children(), rig_module.unloaded_s
+    monkeypatch.setattr(rig_module, "unloaded_s", unloaded_s)
+    with (
+        pytest.raises(ApparatusLost, match=r"the link .* killed by signal 9"),
+        Rig(Settings(), CELLS),
+    ):
+        pass
+    assert children() == []
 
 
 def test_idle_connections_cost_what_the_server_says(redis_server: Server) -> None:

@@ -110,7 +110,7 @@ def in_flight_peak(load: float, hold_s: float, over_s: float, p: float = 0.5) ->
     return int(np.searchsorted(special.pdtr(levels, load) * np.exp(-rate * over_s), p))
 
 
-def stalled_percentile(q: float, stop_s: float, window_s: float) -> float:
+def stopped_percentile(q: float, stop_s: float, window_s: float) -> float:
     """The q-quantile of latency, in seconds, that a server stopped for `stop_s` must give.
 
     Of requests that arrive evenly over `window_s` and take next to nothing otherwise, those that

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.analysis.gates import CORE_BUSY
-from bench.analysis.queueing import stalled_percentile
+from bench.analysis.queueing import stopped_percentile
 from bench.analysis.replicates import (
     APPARATUS,
     SAME,
@@ -169,7 +169,7 @@ def part(cells: pd.DataFrame, arm: str) -> pd.DataFrame:
 # The proof
 
 
-class Stall(NamedTuple):
+class Stop(NamedTuple):
     """What a stopped server must give at one percentile, in seconds, and what was recorded: from
     the intended time, and (`uncorrected`) as tools record it that time a command on its wire."""
 
@@ -179,7 +179,7 @@ class Stall(NamedTuple):
     uncorrected_s: float
 
 
-def proof(cells: pd.DataFrame, store: Store) -> list[Stall]:
+def proof(cells: pd.DataFrame, store: Store) -> list[Stop]:
     """Theory beside record at every percentile of the proof; empty where it was not measured."""
     ran = part(cells, "proof")
     if ran.empty:
@@ -190,9 +190,9 @@ def proof(cells: pd.DataFrame, store: Store) -> list[Stall]:
         for tag in ("latency", "command")
     )
     stop_s, window_s = float(row["stop_s"]), float(row["measured_s"])
-    theory = [stalled_percentile(q, stop_s, window_s) for q in PROOF_AT]
+    theory = [stopped_percentile(q, stop_s, window_s) for q in PROOF_AT]
     return [
-        Stall(share, theory_s, told, timed)
+        Stop(share, theory_s, told, timed)
         for share, theory_s, told, timed in zip(
             PROOF_AT, theory, recorded, uncorrected, strict=True
         )
@@ -250,12 +250,12 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
 
 def _judge_proof(cells: pd.DataFrame, store: Store) -> Verdict:
     ran = part(cells, "proof")
-    stalls = proof(cells, store)
+    stops = proof(cells, store)
     estimates = {f"p{100 * s.share:g} recorded ÷ theory": _one(s.recorded_s / s.theory_s)
-                 for s in stalls}  # fmt: skip
+                 for s in stops}  # fmt: skip
     estimates |= {f"p{100 * s.share:g} uncorrected ÷ theory": _one(s.uncorrected_s / s.theory_s)
-                  for s in stalls}  # fmt: skip
-    outcome, reason = _proof_outcome(ran, stalls)
+                  for s in stops}  # fmt: skip
+    outcome, reason = _proof_outcome(ran, stops)
     return Verdict(
         "I1",
         "Latency percentiles hold what callers wait while the server is stopped",
@@ -266,31 +266,31 @@ def _judge_proof(cells: pd.DataFrame, store: Store) -> Verdict:
     )  # fmt: skip
 
 
-def _proof_outcome(ran: pd.DataFrame, stalls: list[Stall]) -> tuple[Outcome, str]:
-    if unfit := _unfit_for_proof(ran, stalls):
+def _proof_outcome(ran: pd.DataFrame, stops: list[Stop]) -> tuple[Outcome, str]:
+    if unfit := _unfit_for_proof(ran, stops):
         return "undecided", unfit
     said = ", ".join(
         f"p{100 * s.share:g} {si(s.recorded_s, 's')} (theory {si(s.theory_s, 's')}, on the wire "
-        f"{si(s.uncorrected_s, 's')})" for s in stalls
+        f"{si(s.uncorrected_s, 's')})" for s in stops
     )  # fmt: skip
-    return ("refuted" if _off(stalls) or _blind(stalls) else "supported"), said
+    return ("refuted" if _off(stops) or _blind(stops) else "supported"), said
 
 
-def _off(stalls: list[Stall]) -> list[Stall]:
+def _off(stops: list[Stop]) -> list[Stop]:
     """Those that were not recorded as theory says."""
-    return [stall for stall in stalls if not _near(stall.recorded_s, stall.theory_s)]
+    return [stop for stop in stops if not _near(stop.recorded_s, stop.theory_s)]
 
 
-def _blind(stalls: list[Stall]) -> list[Stall]:
+def _blind(stops: list[Stop]) -> list[Stop]:
     """Those that a clock on the wire would have told too: they prove nothing."""
-    return [stall for stall in stalls if _near(stall.uncorrected_s, stall.theory_s)]
+    return [stop for stop in stops if _near(stop.uncorrected_s, stop.theory_s)]
 
 
 def _near(seconds: float, theory_s: float) -> bool:
     return bool(abs(seconds / theory_s - 1) <= PROOF_WITHIN)
 
 
-def _unfit_for_proof(ran: pd.DataFrame, stalls: list[Stall]) -> str:
+def _unfit_for_proof(ran: pd.DataFrame, stops: list[Stop]) -> str:
     """Why nothing follows from the cell; empty where it decides."""
     if ran.empty:
         return "not measured: it needs a server of the suite's own, to stop it"
@@ -303,7 +303,7 @@ def _unfit_for_proof(ran: pd.DataFrame, stalls: list[Stall]) -> str:
         f"requests dropped: {row['dropped']:,.0f}": row["dropped"] > 0,
         f"the backlog of {row['backlog']:,.0f} is below {PROOF_BACKLOG:g} × {arriving:,.0f}":
             row["backlog"] < PROOF_BACKLOG * arriving,
-        "too few requests for its percentiles": len(stalls) < len(PROOF_AT),
+        "too few requests for its percentiles": len(stops) < len(PROOF_AT),
     }  # fmt: skip
     return next((doubt for doubt, holds in doubts.items() if holds), "")
 
@@ -577,15 +577,15 @@ def _spread(values: pd.Series) -> float:
 
 def proof_rows(cells: pd.DataFrame, store: Store) -> list[Row]:
     """The stopped server's percentiles against theory, where its cell decides."""
-    stalls = proof(cells, store)
-    if unfit := _unfit_for_proof(part(cells, "proof"), stalls):
+    stops = proof(cells, store)
+    if unfit := _unfit_for_proof(part(cells, "proof"), stops):
         return [Row("server stopped: recorded ÷ theory", None, "×", note=unfit)]
     return [
-        Row(f"server stopped: p{100 * stall.share:g} recorded ÷ theory",
-            stall.recorded_s / stall.theory_s, "×", f"1 ± {PROOF_WITHIN:g}",
-            _near(stall.recorded_s, stall.theory_s),
-            f"timed on the wire: {si(stall.uncorrected_s, 's')}")
-        for stall in stalls
+        Row(f"server stopped: p{100 * stop.share:g} recorded ÷ theory",
+            stop.recorded_s / stop.theory_s, "×", f"1 ± {PROOF_WITHIN:g}",
+            _near(stop.recorded_s, stop.theory_s),
+            f"timed on the wire: {si(stop.uncorrected_s, 's')}")
+        for stop in stops
     ]  # fmt: skip
 
 
@@ -669,18 +669,18 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _proof_finding(cells: pd.DataFrame, store: Store) -> str:
-    ran, stalls = part(cells, "proof"), proof(cells, store)
+    ran, stops = part(cells, "proof"), proof(cells, store)
     if ran.empty:
         return ""
-    if unfit := _unfit_for_proof(ran, stalls):
+    if unfit := _unfit_for_proof(ran, stops):
         return f"Whether a stopped server is recorded as callers feel it is undecided: {unfit}"
-    widest = max(abs(s.recorded_s / s.theory_s - 1) for s in stalls)
-    wire_s = max(s.uncorrected_s for s in stalls)
-    named = f"p{100 * stalls[0].share:g}–p{100 * stalls[-1].share:g}"
-    if _off(stalls):
+    widest = max(abs(s.recorded_s / s.theory_s - 1) for s in stops)
+    wire_s = max(s.uncorrected_s for s in stops)
+    named = f"p{100 * stops[0].share:g}–p{100 * stops[-1].share:g}"
+    if _off(stops):
         off = _percent(widest)
         return f"A stopped server is not recorded as callers feel it: {named} off by up to {off}"
-    if _blind(stalls):
+    if _blind(stops):
         return f"This stop proves nothing: timed on the wire, it shows too, {si(wire_s, 's')} long"
     return (
         f"A stopped server shows as callers feel it: {named} within {_percent(widest, 1)} of "
@@ -799,7 +799,7 @@ def _draw_proof(cells: pd.DataFrame, store: Store, title: str) -> Figure:
         draw_percentiles(shares, style, of_histogram(histogram))
         shares.plot([], [], color=style.colour, label=name)
     ladder = 1 - np.logspace(0, -3, 200)[1:]
-    draw_theory(shares, ladder, [stalled_percentile(q, row["stop_s"], row["measured_s"])
+    draw_theory(shares, ladder, [stopped_percentile(q, row["stop_s"], row["measured_s"])
                                  for q in ladder])  # fmt: skip
     shares.plot([], [], color=INK, linestyle="--", label="theory")
     percentile_axes(shares, "latency")
@@ -990,10 +990,10 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 
 def _proof_prose(cells: pd.DataFrame, store: Store) -> str:
     row = part(cells, "proof").iloc[0]
-    stalls = proof(cells, store)
+    stops = proof(cells, store)
     table = "; ".join(
         f"p{100 * s.share:g} {si(s.recorded_s, 's')} against {si(s.theory_s, 's')}, on the wire "
-        f"{si(s.uncorrected_s, 's')}" for s in stalls
+        f"{si(s.uncorrected_s, 's')}" for s in stops
     )  # fmt: skip
     busy, served = row["server_cpu_s"] / row["measured_s"], row["served_share"]
     return (

@@ -68,7 +68,8 @@ def _fast(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def finding(cells: pd.DataFrame) -> str:
-    """Whether the law holds in every cell that is gated on it, and in how many it does."""
+    """Whether the law holds in every cell that is gated on it, in how many it does, and how many
+    cells are invalid, be it by another gate."""
     last = last_attempts(cells)
     checks = {"users": _users(_slow(_of_loop(last, "closed"))), "pool": _pool(last)}
     gated = {name: check for name, check in checks.items() if len(check.known)}
@@ -80,7 +81,9 @@ def finding(cells: pd.DataFrame) -> str:
     ]
     all_hold = all(len(check.held) == len(check.known) for check in gated.values())
     head = "Little's law holds throughout" if all_hold else "Little's law does not hold everywhere"
-    return f"{head}: {', '.join(said)}"
+    invalid = int((~last["valid"]).sum())
+    but = f"; {invalid} of the {len(last)} cells failed some gate" if invalid else ""
+    return f"{head}: {', '.join(said)}{but}"
 
 
 def draw(cells: pd.DataFrame, title: str) -> Figure:

@@ -89,7 +89,6 @@ class Agent:
     ) -> dict[str, Any]:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
         the users, as the `worker`-th from 0. Blocks until prefilled."""
-        began = clock()
         self._cell, self._share = Cell.from_dict(cell), share
         self._seed, self._worker = seed, worker
         if len(self.users) < share:
@@ -97,20 +96,19 @@ class Agent:
         raise_fd_limit(self._cell.pool_size + OWN_FDS)
         if not gc.get_freeze_count():
             gc.freeze()  # libraries and users stay: walking them took 0.2 s of every cell
-        opened = self._open_pool(self._cell, tuple(address) if address else None)
-        return {"opened": opened, "seconds": clock() - began}
+        self._open_pool(self._cell, tuple(address) if address else None)
+        return {}
 
-    def _open_pool(self, cell: Cell, address: Any) -> int:
+    def _open_pool(self, cell: Cell, address: Any) -> None:
         identity = pool_identity(cell, address)
         if identity == self._pool_identity and cell.opening == "prefilled":
-            return 0
+            return
         self.close_pool()
         gc.collect()  # the old pool's connections, before the new ones come
         self._pool = open_pool(cell, os.environ[URL_VARIABLE], address)
         if cell.opening == "prefilled":
             self._pool.prefill(parallel=CONNECTING if not cell.rtt_s else CONNECTING_AFAR)
         self._pool_identity = identity
-        return cell.pool_size if cell.opening == "prefilled" else 0
 
     def close_pool(self) -> dict[str, Any]:
         """Close every connection of the last cell's pool."""

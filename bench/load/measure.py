@@ -13,10 +13,6 @@ from bench.rig.probes import Readings, calls_between
 from bench.rig.rig import Rig
 
 STOP_AT = 0.3  # of the window: a stopped server's backlog is gone before the window ends
-# A killed process closes its connections before it can be seen to have ended, so that a worker's
-# complaint may come first.
-DYING_S = 0.5
-DYING_POLL_S = 0.01
 
 
 class Watched(NamedTuple):
@@ -47,7 +43,7 @@ def measure(
         seen = _watch(rig, swarm, cell)
         calls = calls_between(before, rig.server.snapshot())
     except BenchError:
-        _blame_the_dead(rig)  # the error may be no more than the echo of a dead server or link
+        rig.blame()
         raise
     found = Findings(
         cell,
@@ -68,14 +64,6 @@ def measure(
         idle_connection_memory_bytes=idle.memory_bytes,
         outside_s=clock() - began - cell.measure_s,
     )
-
-
-def _blame_the_dead(rig: Rig) -> None:
-    """Raise ApparatusLost if server or link is gone or going; blocks for DYING_S where not."""
-    deadline = clock() + DYING_S
-    while clock() < deadline:
-        rig.check()
-        time.sleep(DYING_POLL_S)
 
 
 def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> Watched:

@@ -43,8 +43,12 @@ class StandaloneUser(User):
     """One virtual user of the test in this process, until that stops. Its class says which loop."""
 
     abstract = True
-    option_of: ClassVar[dict[str, str]] = {}
-    """What sets these fields of `load`, for complaints."""
+    option_of: ClassVar[dict[str, str]] = {
+        "keys": "--keys",
+        "value_bytes": "--value-bytes",
+        "get_share": "--get-share",
+    }
+    """What sets these fields of the cell, for complaints."""
 
     @classmethod
     def load(cls, options: Any) -> dict[str, Any]:

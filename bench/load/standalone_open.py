@@ -22,7 +22,7 @@ DESCRIPTION = (
 class OpenLoopUser(StandaloneUser):
     """Carries requests as they arrive."""
 
-    option_of: ClassVar[dict[str, str]] = {
+    option_of: ClassVar[dict[str, str]] = StandaloneUser.option_of | {
         "offered_qps": "--rate",
         "peak_to_mean": "--peak-to-mean",
         "period_s": "--period",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bench.analysis.replicates import last_attempts
 from bench.figures.style import STYLE
 from bench.model import PreflightError
-from bench.report.tables import readable
+from bench.report.tables import certificate_rows
 from bench.report.verdicts import judge
 from bench.store import Store, load_cells
 
@@ -136,16 +136,7 @@ def verdicts(run: Run) -> HTML | Markdown:
 
 def certificate(run: Run) -> HTML | Markdown:
     """What was measured of the instrument itself, as the run stored it."""
-    rows = [
-        {
-            "what": row["what"],
-            "measured": "–" if row["value"] is None else f"{readable(row['value'])} {row['unit']}",
-            "reach": row["reach"],
-            "": {True: "reached", False: "not reached", None: ""}[row["reached"]],
-            "note": row["note"],
-        }
-        for row in run.manifest.get("certificate", [])
-    ]
+    rows = certificate_rows(run.manifest.get("certificate", []))
     return table(pd.DataFrame(rows), "This run holds no certificate.", text=True)
 
 

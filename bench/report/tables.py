@@ -23,6 +23,7 @@ from bench.model import Verdict
 from bench.store import Store, stored_settings, without_nan
 
 ENDLESS = 1_000
+NOT_REACHED = "not reached"
 
 
 def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def _said(value: Any) -> str:
     return "–" if unknown else str(value)
 
 
-def readable(value: float) -> str:
+def _readable(value: float) -> str:
     """Four digits, or all before the point."""
     return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
 
@@ -165,9 +166,22 @@ def _certificate(rows: list[dict[str, Any]]) -> Table:
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("reach", justify="right", no_wrap=True)
     table.add_column("")
-    for row in rows:
-        value = "–" if row["value"] is None else f"{readable(row['value'])} {row['unit']}"
-        mark = {None: "", True: "reached", False: "[bold]not reached[/bold]"}[row["reached"]]
-        what, value, reach, note = map(escape, (row["what"], value, row["reach"], row["note"]))
+    for row in certificate_rows(rows):
+        what, value, reach, reached, note = map(escape, row.values())
+        mark = f"[bold]{reached}[/bold]" if reached == NOT_REACHED else reached
         table.add_row(what, value, reach, f"{mark} {note}".strip())
     return table
+
+
+def certificate_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A certificate in words: what was measured of the instrument, what should be reached."""
+    return [
+        {
+            "what": row["what"],
+            "measured": "–" if row["value"] is None else f"{_readable(row['value'])} {row['unit']}",
+            "reach": row["reach"],
+            "": {True: "reached", False: NOT_REACHED, None: ""}[row["reached"]],
+            "note": row["note"],
+        }
+        for row in rows
+    ]

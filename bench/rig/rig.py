@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from time import perf_counter as clock
+from time import sleep
 
 from redis.connection import Connection
 
-from bench.model import MOST_WORKERS, Cell, Settings
+from bench.model import MOST_WORKERS, ApparatusLost, Cell, Settings
 from bench.rig.hiccup import HiccupMeter
 from bench.rig.idle import IdleConnections
 from bench.rig.link import Link
@@ -17,6 +18,10 @@ from bench.rig.server import Server, open_server
 # Connections of the suite's own beside the pools': probes, key filling, a spare.
 OWN_CONNECTIONS = 32
 ROUND_TRIPS = 5
+# A killed process closes its connections before it can be seen to have ended, so that those who
+# lose them may complain first.
+DYING_S = 0.5
+DYING_POLL_S = 0.01
 Address = tuple[str, int]
 
 
@@ -48,9 +53,13 @@ class Rig:
                 stack.callback(self.link.close)
                 for rtt in self._rtts:
                     self._addresses[rtt] = self.link.route(rtt)
-            self._unloaded_s = {
-                rtt: unloaded_s(self.server, address) for rtt, address in self._addresses.items()
-            }
+            try:
+                self._unloaded_s = {
+                    rtt: unloaded_s(self.server, way) for rtt, way in self._addresses.items()
+                }
+            except ApparatusLost:
+                self.blame()
+                raise
             self.idle = IdleConnections(self.server)
             stack.callback(self.idle.close)
             self.hiccups = HiccupMeter()
@@ -82,6 +91,14 @@ class Rig:
         self.server.check()
         if self.link is not None:
             self.link.check()
+
+    def blame(self) -> None:
+        """Raise ApparatusLost if the server or the link is gone or going: for a failure that may be
+        no more than the echo of theirs. Blocks for DYING_S where it is not."""
+        deadline = clock() + DYING_S
+        while clock() < deadline:
+            self.check()
+            sleep(DYING_POLL_S)
 
 
 def unloaded_s(server: Server, address: Address | None) -> float:
