@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import pkgutil
-import shlex
 import sys
 import tomllib
 from dataclasses import replace
@@ -16,7 +15,15 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from typer.exceptions import TyperException
 
-from bench.model import MOST_WORKERS, BenchError, PreflightError, Profile, Settings, Workload
+from bench.model import (
+    MOST_WORKERS,
+    BenchError,
+    PreflightError,
+    Profile,
+    Settings,
+    Workload,
+    within,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
@@ -156,11 +163,12 @@ def run(
 
     Examples: bench run --profile smoke · bench run --resume results/RUN
     """
-    from bench.store import Store, stored_settings
+    from bench.store import Store, how_to_resume, stored_settings
 
     base = Settings() if resume is None else stored_settings(resume)
+    base = replace(base, url=_url(), server_port=server_port)
     settings = _settings(
-        replace(base, url=_url(), server_port=server_port),
+        base,
         {
             "profile": profile, "only": only, "workers": workers, "seed": seed,
             "keys": keys, "value_bytes": value_bytes, "get_share": get_share,
@@ -170,8 +178,14 @@ def run(
     from bench.report.display import Display
     from bench.report.verdicts import decide
     from bench.runner import check as look
+    from bench.runner import left
     from bench.runner import run as measure_all
 
+    if resume is not None and settings == base:
+        made = Store.open(resume)
+        if made.manifest.get("status") == "complete" and not left(settings, made):
+            typer.echo(f"bench: {resume} is complete: nothing is left to measure", err=True)
+            return
     look(settings)
     store = Store.create_in(results, settings) if resume is None else Store.resume(resume, settings)
     try:
@@ -181,10 +195,10 @@ def run(
     except BaseException as trouble:
         store.finish("interrupted" if isinstance(trouble, SystemExit) else "stopped")
         if store.attempts():
-            folder = shlex.quote(str(store.folder))
-            mend = f"make bench RESUME={folder} (or bench run --resume {folder})"
+            mend = how_to_resume(store.folder)
             typer.echo(f"bench: finished cells are kept; complete the run with {mend}", err=True)
         else:
+            typer.echo("bench: no cell was finished: nothing is kept", err=True)
             store.discard()
         raise
     decide(store)
@@ -233,7 +247,7 @@ def calibrate(
 
     Example: bench calibrate --seconds 5
     """
-    _within("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
+    within("--seconds", seconds, LEAST_SECONDS, MOST_SECONDS)
     _writable("--output", output)
     from bench.calibrate import calibrate as measure
     from bench.report.display import Display
@@ -261,6 +275,7 @@ def worker(
     from bench.load.worker import STANDALONE, require_master, worker_command
     from bench.rig.server import open_server
 
+    within("--port", port, 1, 65_535)
     url = _url()
     if url is None:
         raise PreflightError("REDIS_URL is not set: a worker must know which server to load")
@@ -298,14 +313,9 @@ def _check(settings: Settings) -> None:
     profile, known = settings.profile, _profiles()
     if profile not in known:
         raise PreflightError(f"no profile “{profile}”{nearest(profile, known)}")
-    _within("--workers", settings.workers, 1, MOST_WORKERS)
-    _within("--seed", settings.seed, 0, MOST_SEED)
-    _within("--server-port", settings.server_port, 0, 65_535)
-
-
-def _within(option: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        raise PreflightError(f"{option} is {value}: it must lie between {least:,} and {most:,}")
+    within("--workers", settings.workers, 1, MOST_WORKERS)
+    within("--seed", settings.seed, 0, MOST_SEED)
+    within("--server-port", settings.server_port, 0, 65_535)
 
 
 def _writable(option: str, path: Path) -> None:
@@ -323,8 +333,9 @@ def _writable(option: str, path: Path) -> None:
 
 
 def _newest() -> Path:
-    """The run begun last, finished or not: runs are named by when they began."""
-    runs = sorted(RESULTS.glob("[0-9]*/run.json")) or sorted(RESULTS.glob("reference/run.json"))
+    """The run begun last that holds a cell, complete or not: runs are named by when they began."""
+    runs = sorted(RESULTS.glob("[0-9]*/cells.parquet"))
+    runs = runs or sorted(RESULTS.glob("reference/cells.parquet"))
     if not runs:
         raise PreflightError(
             f"no run in {RESULTS.absolute()}: name a run folder, or measure one with `bench run`"

@@ -41,9 +41,10 @@ class ApparatusLost(BenchError):
     """A part of the rig (server, link, worker) ended while needed; finished cells are kept."""
 
 
-def _within(name: str, value: float, least: float, most: float) -> None:
+def within(name: str, value: float, least: float, most: float) -> None:
+    """Raises PreflightError where `value` is not a number from `least` to `most`."""
     if not (math.isfinite(value) and least <= value <= most):
-        raise PreflightError(f"{name} is {value:g}: it must lie between {least:,g} and {most:,g}")
+        raise PreflightError(f"{name} is {value}: it must lie between {least:,} and {most:,}")
 
 
 MOST_DATA_BYTES = 1_000_000_000
@@ -61,9 +62,9 @@ class Workload:
     get_share: float = 1.0
 
     def __post_init__(self) -> None:
-        _within("keys", self.keys, 1, 10_000_000)
-        _within("value_bytes", self.value_bytes, 0, 1_000_000)
-        _within("get_share", self.get_share, 0, 1)
+        within("keys", self.keys, 1, 10_000_000)
+        within("value_bytes", self.value_bytes, 0, 1_000_000)
+        within("get_share", self.get_share, 0, 1)
         if self.keys * self.value_bytes > MOST_DATA_BYTES:
             raise PreflightError(
                 f"value_bytes is {self.value_bytes:,} on {self.keys:,} keys: "
@@ -96,12 +97,12 @@ class Arrivals:
     backlog: int = 20_000
 
     def __post_init__(self) -> None:
-        _within("peak_to_mean", self.peak_to_mean, 1, 1_000)
-        _within("period_s", self.period_s, 0.001, 3_600)
-        _within("spike_factor", self.spike_factor, 0, 1_000)
-        _within("spike_at_s", self.spike_at_s, 0, 86_400)
-        _within("spike_s", self.spike_s, 0, 86_400)
-        _within("backlog", self.backlog, 0, 10_000_000)
+        within("peak_to_mean", self.peak_to_mean, 1, 1_000)
+        within("period_s", self.period_s, 0.001, 3_600)
+        within("spike_factor", self.spike_factor, 0, 1_000)
+        within("spike_at_s", self.spike_at_s, 0, 86_400)
+        within("spike_s", self.spike_s, 0, 86_400)
+        within("backlog", self.backlog, 0, 10_000_000)
         if (self.process == "trace") != bool(self.trace):
             raise PreflightError("a trace file goes with the process “trace”, and with no other")
 
@@ -144,13 +145,15 @@ class Cell:
     arm: str = ""
 
     def __post_init__(self) -> None:
-        _within("measure_s", self.measure_s, 0.01, 86_400)
-        _within("warmup_s", self.warmup_s, 0, 86_400)
-        _within("stop_s", self.stop_s, 0, self.measure_s / 2)
+        within("pool_size", self.pool_size, 1, 1_000_000)
+        within("acquire_timeout_s", self.acquire_timeout_s, 0, 86_400)
+        within("measure_s", self.measure_s, 0.01, 86_400)
+        within("warmup_s", self.warmup_s, 0, 86_400)
+        within("stop_s", self.stop_s, 0, self.measure_s / 2)
         if (self.loop == "open") != (self.arrivals is not None and self.offered_qps is not None):
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
-            _within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
+            within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
 
     @property
     def id(self) -> str:

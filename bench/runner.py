@@ -134,15 +134,22 @@ def run(settings: Settings, store: Store, watcher: Watcher) -> None:
     Raises PreflightError before any load, ApparatusLost when a part of the rig dies in mid-run,
     be it one of several workers, whose cell is stored as invalid.
     """
-    planned = plan(settings)
-    check_descriptors(planned)
-    tried = store.attempts()
-    left = {b: [c for c in b.cells if _wanted(tried.get((c.id, b.number), []))] for b in planned}
-    cells = [cell for todo in left.values() for cell in todo]
+    check_descriptors(plan(settings))
+    todo = left(settings, store)
+    cells = [cell for part in todo.values() for cell in part]
     watcher.starts(len(cells), sum(map(expected_s, cells)))
-    for block, todo in left.items():
-        if todo:
-            _run_block(settings, block, todo, store, watcher)
+    for block, part in todo.items():
+        _run_block(settings, block, part, store, watcher)
+
+
+def left(settings: Settings, store: Store) -> dict[Block, list[Cell]]:
+    """What of the plan `store` lacks, in the order in which to measure it."""
+    tried = store.attempts()
+    lacking = {
+        block: [cell for cell in block.cells if _wanted(tried.get((cell.id, block.number), []))]
+        for block in plan(settings)
+    }
+    return {block: cells for block, cells in lacking.items() if cells}
 
 
 def _wanted(attempts: list[bool]) -> bool:

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import time
 import types
 import typing
@@ -65,8 +66,10 @@ class Store:
         self.manifest = manifest
         self._lock = lock
         self._made = False  # whether the folder is this process's own
-        self._cells = _read_table(folder / "cells.parquet", _schema())
-        stored = _read_table(folder / "series.parquet", _series_schema([]))
+        complete = manifest.get("status") == "complete"
+        self._cells = _read_table(folder / "cells.parquet", _schema(), there=complete)
+        some = self._cells.num_rows > 0  # a cell's intervals are written before its row
+        stored = _read_table(folder / "series.parquet", _series_schema([]), there=some)
         self._series = _only_of(stored, self._cells)
 
     @classmethod
@@ -190,10 +193,7 @@ class Store:
 
         Raises PreflightError where the file is missing or damaged.
         """
-        path = self._requests(cell_id, block, attempt)
-        if not path.exists():
-            raise PreflightError(f"{path} is missing: restore it from a copy of the run")
-        table = _read_table(path, pa.schema([]))
+        table = _read_table(self._requests(cell_id, block, attempt), pa.schema([]))
         return table.drop_columns(list(KEY)).to_pandas()
 
     def note_verdicts(self, verdicts: Iterable[Verdict]) -> None:
@@ -318,9 +318,15 @@ def load_cells(folder: Path | str) -> pd.DataFrame:
     store = Store.open(folder)
     if not store.attempts():
         raise PreflightError(
-            f"{folder} holds no finished cell yet: complete it with RESUME={folder}"
+            f"{folder} holds no finished cell yet: complete it with {how_to_resume(folder)}"
         )
     return store.cells()
+
+
+def how_to_resume(folder: Path | str) -> str:
+    """What completes a run, as one types it."""
+    quoted = shlex.quote(str(folder))
+    return f"make bench RESUME={quoted} (or bench run --resume {quoted})"
 
 
 # What a row holds
@@ -477,9 +483,13 @@ def _read_histogram(log: Path, tag: str) -> HdrHistogram:
         return HdrHistogram.decode(payloads.get(tag, ""))
     except KeyError:
         raise
+    except FileNotFoundError:
+        raise PreflightError(f"{log} is missing: restore it from a copy of the run") from None
+    except OSError as error:
+        raise _unreadable(log, error) from error
     except Exception as error:  # the decoder raises whatever its damaged input leads it to
         raise PreflightError(
-            f"{log} is missing or damaged ({_brief(error)}): restore it from a copy of the run"
+            f"{log} is damaged ({_brief(error)}): restore it from a copy of the run"
         ) from error
 
 
@@ -502,10 +512,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             if not isinstance(manifest.get(name, kind()), kind):
                 raise ValueError(f"{name} is {_said(manifest[name])}")
     except (FileNotFoundError, NotADirectoryError):
-        what = "is not a run folder: it has no run.json" if folder.is_dir() else "does not exist"
+        what = "is not a run folder: it has no run.json" if folder.exists() else "does not exist"
         raise PreflightError(f"{folder} {what}; name one that `bench run` made") from None
     except OSError as error:
-        raise PreflightError(f"{path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise PreflightError(
             f"{path} is damaged ({_brief(error)}): restore it from a copy, or start a new run"
@@ -517,8 +527,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A stored table with at least the columns of `schema`; without a file, an empty one."""
+def _unreadable(path: Path, error: OSError) -> PreflightError:
+    return PreflightError(f"{path} cannot be read ({error.strerror}): see its permissions")
+
+
+def _read_table(path: Path, schema: pa.Schema, *, there: bool = True) -> pa.Table:
+    """A stored table with at least the columns of `schema`; an empty one where the file is missing
+    and need not be `there`. Raises PreflightError."""
     try:
         table = pq.read_table(pa.BufferReader(path.read_bytes()))
         missing = [name for name in KEY if name not in table.column_names]
@@ -526,8 +541,12 @@ def _read_table(path: Path, schema: pa.Schema) -> pa.Table:
             raise ValueError(f"no column {missing[0]}")
         return _joined(schema.empty_table(), table)
     except FileNotFoundError:
+        if there:
+            raise PreflightError(f"{path} is missing: restore it from a copy of the run") from None
         return schema.empty_table()
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, pa.ArrowException) as error:
         raise PreflightError(
             f"{path} is damaged or of another version ({_brief(error)}): "
             "restore it from a copy, or start a new run"
@@ -573,7 +592,7 @@ def _explained(path: Path) -> Iterator[None]:
         mend = (
             "free some space, then resume the run"
             if error.errno in full
-            else "choose a folder you may write to with --results"
+            else "use a folder you may write to (--results, or a copy of the run)"
         )
         raise PreflightError(f"{path} cannot be written ({error.strerror}): {mend}") from error
 

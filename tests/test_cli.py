@@ -101,6 +101,7 @@ def test_an_unknown_experiment_names_the_nearest(tmp_path: Path) -> None:
         ("--value-bytes", "-1"),
         ("--get-share", "1.5"),
         ("--server-port", "70000"),
+        ("--keys", "99999999999"),
     ],
 )
 def test_a_number_out_of_range_names_option_and_range(option: str, value: str) -> None:
@@ -256,7 +257,7 @@ def test_a_report_without_a_folder_finds_the_newest_run(
         _newest()
     for name in ("reference", "20260102-000000-smoke", "20260101-235959-full"):
         (tmp_path / "results" / name).mkdir(parents=True)
-        (tmp_path / "results" / name / "run.json").touch()
+        (tmp_path / "results" / name / "cells.parquet").touch()
         (tmp_path / "results" / "20260103-000000-no-run").mkdir(exist_ok=True)
     assert _newest() == Path("results/20260102-000000-smoke")
     for folder in Path("results").glob("2026*"):
@@ -340,6 +341,11 @@ def test_a_run_leaves_its_certificate_and_its_verdicts(tmp_path: Path) -> None:
         assert each["outcome"] == "undecided"  # of a smoke run
         assert each["rule"]
     assert verdicts[0]["estimates"]["p99 recorded ÷ theory"]["low"] is None
+
+    before = (folder / "run.json").read_bytes()
+    again = bench("run", "--resume", str(folder))
+    assert (again.returncode, "nothing is left to measure" in again.stderr) == (0, True)
+    assert (folder / "run.json").read_bytes() == before
 
 
 def test_a_run_without_the_instrument_has_no_certificate(tmp_path: Path) -> None:
@@ -505,3 +511,8 @@ def test_every_verb_has_help_with_an_example(verb: str) -> None:
 
 def test_a_worker_without_a_server_to_load() -> None:
     refused(bench("worker"), "REDIS_URL")
+
+
+@pytest.mark.parametrize("port", ["0", "99999"])
+def test_a_masters_port_out_of_range(port: str) -> None:
+    refused(bench("worker", "--port", port), "--port", port, "must lie between")

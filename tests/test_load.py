@@ -396,7 +396,7 @@ def test_an_interrupted_worker_leaves_its_master_and_the_server(
 
 
 def test_a_worker_that_cannot_open_its_pool_says_so_and_leaves(joined: Any) -> None:
-    master, worker = joined("-t", "60s", "--pool-size", "0")
+    master, worker = joined("-t", "60s", "--pool-size", "5000")
     _, said = ended(worker)
     assert worker.returncode == 2
     assert "bench: no load sent: " in said

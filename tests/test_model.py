@@ -49,7 +49,9 @@ OPEN: dict[str, Any] = {"loop": "open", "offered_qps": 100.0, "arrivals": Arriva
         ({"offered_qps": 0.0}, "offered_qps is 0"),
         ({"offered_qps": -5.0}, "offered_qps is -5"),
         ({"offered_qps": math.nan}, "offered_qps is nan"),
-        ({"offered_qps": 1e9}, "offered_qps is 1e"),
+        ({"offered_qps": 1e9}, "offered_qps is 1000000000"),
+        ({"pool_size": 0}, "pool_size is 0"),
+        ({"acquire_timeout_s": -1.0}, "acquire_timeout_s is -1"),
         ({"measure_s": 0.0}, "measure_s is 0"),
         ({"measure_s": math.inf}, "measure_s is inf"),
         ({"warmup_s": -0.1}, "warmup_s is -0.1"),
@@ -61,7 +63,7 @@ OPEN: dict[str, Any] = {"loop": "open", "offered_qps": 100.0, "arrivals": Arriva
 )
 def test_cells_out_of_range_are_refused(bad: dict[str, Any], said: str) -> None:
     with pytest.raises(PreflightError, match=said):
-        Cell("test", 5, 10, **{**OPEN, **bad})
+        Cell(**{"experiment": "test", "pool_size": 5, "concurrency": 10, **OPEN, **bad})
 
 
 def test_a_cell_survives_its_way_to_a_worker() -> None:

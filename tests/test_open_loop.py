@@ -614,6 +614,8 @@ def check_bad_values_are_refused_by_the_name_of_their_option() -> None:
 
     bad = {
         "--rate": ("0", "-1", "nan", "inf", "1e9"),
+        "--pool-size": ("0", "-3"),
+        "--acquire-timeout": ("-1", "nan"),
         "--keys": ("0",),
         "--get-share": ("7",),
         "--peak-to-mean": ("0.9", "nan", "-5"),

@@ -272,6 +272,7 @@ def test_the_manifest_tells_start_and_end(store: Store) -> None:
     assert (running["status"], running["seed"], running["format"]) == ("running", 1, 1)
     store.note_server("redis", "7.0.15")
     store.note_server("redis", "7.0.15")
+    store.add(observation())
     store.finish("complete")
     ended = Store.open(store.folder).manifest
     assert ended["status"] == "complete"
@@ -295,7 +296,7 @@ def test_a_run_folder_of_its_own_says_all_but_the_password(tmp_path: Path) -> No
 
 
 def test_after_its_end_a_run_takes_no_more_cells(store: Store) -> None:
-    store.finish("complete")
+    store.finish("interrupted")
     with pytest.raises(ValueError, match="reading only"):
         store.add(observation())
     with pytest.raises(ValueError, match="reading only"):
@@ -701,6 +702,9 @@ def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "nowhere")
     with pytest.raises(PreflightError, match=r"is not a run folder: it has no run\.json"):
         Store.resume(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(PreflightError, match=r"file is not a run folder: it has no run\.json"):
+        Store.open(tmp_path / "file")
 
 
 @pytest.mark.parametrize("content", [b"", b'{"format": 1, "st', b"[]", b"{}", b"\xff\xfe"])
@@ -753,5 +757,31 @@ def test_a_damaged_histogram_log_is_named(store: Store, keep: int | None) -> Non
         log.unlink()
     else:
         log.write_bytes(log.read_bytes()[:keep])
-    with pytest.raises(PreflightError, match=r"hlog is missing or damaged .*: restore it"):
+    with pytest.raises(PreflightError, match=r"hlog is (missing|damaged .*): restore it"):
         store.histogram(observation().cell.id, 1, 1, "latency")
+
+
+@pytest.mark.parametrize("name", ["cells.parquet", "series.parquet"])
+def test_a_table_that_a_complete_run_lacks_is_named(store: Store, name: str) -> None:
+    store.add(observation())
+    store.finish("complete")
+    (store.folder / name).unlink()
+    with pytest.raises(PreflightError, match=rf"{name} is missing: restore it"):
+        Store.open(store.folder)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(store: Store) -> None:
+    """A folder in its place cannot be read either, and unlike permissions binds root as well."""
+    store.add(observation(requests=(np.zeros((1, 4)).tobytes(),)))
+    key = (observation().cell.id, 1, 1)
+    kept, log = (next(store.folder.glob(f"{place}/*")) for place in ("requests", "latency"))
+    reads: list[tuple[Path, Callable[[], object]]] = [
+        (kept, lambda: store.requests(*key)),
+        (log, lambda: store.histogram(*key, "latency")),
+        (store.folder / "series.parquet", lambda: Store.open(store.folder)),
+    ]
+    for path, read in reads:
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(PreflightError, match=rf"{path.name} cannot be read \(Is a directory\)"):
+            read()

@@ -44,6 +44,8 @@ class StandaloneUser(User):
 
     abstract = True
     option_of: ClassVar[dict[str, str]] = {
+        "pool_size": "--pool-size",
+        "acquire_timeout_s": "--acquire-timeout",
         "keys": "--keys",
         "value_bytes": "--value-bytes",
         "get_share": "--get-share",

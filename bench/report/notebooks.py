@@ -50,7 +50,10 @@ def execute(folder: Path, experiments: Iterable[str]) -> list[Path]:
     try:
         return _execute(folder, list(experiments))
     except OSError as error:
-        raise BenchError(f"{folder} cannot be written: {error.strerror}") from error
+        where = error.filename or folder
+        raise BenchError(
+            f"{where} cannot be written ({error.strerror}): make room for it, or report on a copy"
+        ) from error
 
 
 def _execute(folder: Path, names: list[str]) -> list[Path]:
