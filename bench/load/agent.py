@@ -89,6 +89,7 @@ class Agent:
     ) -> dict[str, Any]:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
         the users, as the `worker`-th from 0. Blocks until prefilled."""
+        began = clock()
         self._cell, self._share = Cell.from_dict(cell), share
         self._seed, self._worker = seed, worker
         if len(self.users) < share:
@@ -97,7 +98,7 @@ class Agent:
         if not gc.get_freeze_count():
             gc.freeze()  # libraries and users stay: walking them took 0.2 s of every cell
         self._open_pool(self._cell, tuple(address) if address else None)
-        return {}
+        return {"seconds": clock() - began}
 
     def _open_pool(self, cell: Cell, address: Any) -> None:
         identity = pool_identity(cell, address)
