@@ -7,11 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 import redis
+
+from bench.model import ApparatusLost
 
 ROOT = Path(__file__).parents[1]
 NO_SERVER = "redis://127.0.0.1:1"
@@ -30,6 +33,14 @@ def run_check(file: str, url: str, name: str, timeout_s: float = 100) -> str:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done.stdout
+
+
+def assert_lost(work: Callable[[], object], *words: str) -> None:
+    """`work` must raise ApparatusLost, and say these words."""
+    with pytest.raises(ApparatusLost) as lost:
+        work()
+    for word in words:
+        assert word in str(lost.value), (word, str(lost.value))
 
 
 @contextmanager

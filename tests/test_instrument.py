@@ -178,9 +178,9 @@ def test_every_claim_of_a_quiet_instrument_is_supported(quiet: Store, cells: pd.
 
 def test_the_proof_sets_what_was_recorded_beside_theory(quiet: Store, cells: pd.DataFrame) -> None:
     told = instrument.proof(cells, quiet)
-    assert [stall.theory_s for stall in told] == pytest.approx([0.4, 0.9, 1.3])
-    assert [stall.recorded_s for stall in told] == pytest.approx([0.4, 0.9, 1.3], rel=0.006)
-    assert max(stall.uncorrected_s for stall in told) < 1e-4
+    assert [stop.theory_s for stop in told] == pytest.approx([0.4, 0.9, 1.3])
+    assert [stop.recorded_s for stop in told] == pytest.approx([0.4, 0.9, 1.3], rel=0.006)
+    assert max(stop.uncorrected_s for stop in told) < 1e-4
 
 
 @pytest.mark.parametrize(

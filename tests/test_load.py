@@ -32,6 +32,7 @@ from children import (
     NO_SERVER,
     Joined,
     answered,
+    assert_lost,
     await_listener,
     ended,
     free_port,
@@ -40,7 +41,7 @@ from children import (
 )
 
 from bench.load import worker as worker_module
-from bench.model import ApparatusLost, BenchError, Cell, PreflightError, Settings, Workload
+from bench.model import BenchError, Cell, PreflightError, Settings, Workload
 
 URL = ""
 CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
@@ -271,13 +272,7 @@ def check_a_dead_worker_is_noticed_and_named() -> None:
         running = swarm.start(cell)
         time.sleep(0.3)
         os.kill(swarm.pids[0], signal.SIGKILL)
-        try:
-            swarm.collect(running)
-        except ApparatusLost as lost:
-            assert "worker 1 of 1 ended" in str(lost)
-            assert "signal 9" in str(lost)
-        else:
-            raise AssertionError("the loss went unnoticed")
+        assert_lost(lambda: swarm.collect(running), "worker 1 of 1 ended", "signal 9")
 
 
 def check_a_workers_failure_reaches_the_master() -> None:

@@ -1,4 +1,3 @@
-# ruff: noqa: PT017  the checks run without pytest
 """What spoils a measurement, provoked for real, is caught by a gate; unspoiled, the cell is valid.
 
 Real server, link and Locust workers throughout. Each `check_*` function is one test here; those of
@@ -31,10 +30,10 @@ import time
 from dataclasses import replace
 
 import redis
-from children import run_check
+from children import assert_lost, run_check
 
 from bench.analysis import gates
-from bench.model import ApparatusLost, Arrivals, Cell, Gate, Observation, Plan, Settings
+from bench.model import Arrivals, Cell, Gate, Observation, Plan, Settings
 from bench.rig.host import LINUX, end, spawn
 from bench.rig.link import Link
 
@@ -340,7 +339,8 @@ def check_a_generator_whose_core_others_use(bench: Bench) -> None:
 
 def check_the_only_worker_frozen_is_a_loss_within_the_time_out(bench: Bench) -> None:
     with within_the_window(freeze), mock.patch.object(swarm_module, "DRAIN_TIMEOUT_S", 0.3):
-        assert_lost("1 of 1 workers did not answer in time", lambda: bench.measure(NEAR))
+        told = "1 of 1 workers did not answer in time"
+        assert_lost(lambda: bench.measure(NEAR), told, "resume the run")
 
 
 def check_a_link_that_dies_is_named_before_the_workers_that_lose_it(bench: Bench) -> None:
@@ -352,23 +352,7 @@ def check_a_link_that_dies_is_named_before_the_workers_that_lose_it(bench: Bench
     check, looks = Link.check, iter(range(1_000))
     gevent.spawn_later(0.05, os.kill, bench.rig.link.pid, signal.SIGKILL)
     with mock.patch.object(Link, "check", lambda link: next(looks) < 3 or check(link)):
-        try:
-            bench.measure(LIGHT)
-        except ApparatusLost as lost:
-            assert "the link" in str(lost)
-            assert "killed by signal 9" in str(lost)
-        else:
-            raise AssertionError("the loss went unnoticed")
-
-
-def assert_lost(told: str, work: Callable[[], object]) -> None:
-    try:
-        work()
-    except ApparatusLost as lost:
-        assert told in str(lost)
-        assert "resume the run" in str(lost)
-    else:
-        raise AssertionError("the loss went unnoticed")
+        assert_lost(lambda: bench.measure(LIGHT), "the link", "killed by signal 9")
 
 
 def bench_run(results: str, *arguments: str) -> int:
@@ -421,7 +405,7 @@ def check_a_frozen_worker_is_lost_within_the_time_out() -> None:
         contextlib.closing(Store.create(Path(folder) / "run", {})) as store,
     ):
         told = "1 of 2 workers did not answer in time"
-        assert_lost(told, lambda: run(Settings(), store, mock.Mock()))
+        assert_lost(lambda: run(Settings(), store, mock.Mock()), told, "resume the run")
         (row,) = store.cells().to_dict("records")
         assert "workers: 1 of 2 lost" in row["invalid_reasons"]
         # What the lost worker sent is not somebody else's.
