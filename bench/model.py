@@ -54,17 +54,20 @@ MOST_DATA_BYTES = 1_000_000_000
 class Workload:
     """The commands sent: GET and SET on `keys` keys of `value_bytes` each, `get_share` of them GET.
 
-    Raises PreflightError for a value out of range.
+    With `script_loops` each is a script instead that touches no key and keeps the server busy for
+    so many turns of an empty loop (EVAL). Raises PreflightError for a value out of range.
     """
 
     keys: int = 1_000
     value_bytes: int = 100
     get_share: float = 1.0
+    script_loops: int = 0
 
     def __post_init__(self) -> None:
         within("keys", self.keys, 1, 10_000_000)
         within("value_bytes", self.value_bytes, 0, 1_000_000)
         within("get_share", self.get_share, 0, 1)
+        within("script_loops", self.script_loops, 0, 10_000_000)
         if self.keys * self.value_bytes > MOST_DATA_BYTES:
             raise PreflightError(
                 f"value_bytes is {self.value_bytes:,} on {self.keys:,} keys: "
@@ -117,10 +120,14 @@ class Cell:
     `concurrency` counts users over all workers; in an open loop, where they carry the requests
     that arrive, it is how many can be out at once. `pool_size` is per worker.
 
+    `staircase`: pool sizes of the first workers, where those differ; the others have `pool_size`,
+    which none exceeds. So pools of several sizes are measured in the same moments. `quiet`: the
+    cell is valid only where every core had time to spare (rule 7: where N* is decided).
+
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
     (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
-    are stored. Raises PreflightError for a value out of range.
+    are stored (of the workers with `pool_size`). Raises PreflightError for a value out of range.
     """
 
     experiment: str
@@ -142,6 +149,8 @@ class Cell:
     measure_s: float = 0.6
     stop_s: float = 0.0
     keep_requests: bool = False
+    staircase: tuple[int, ...] = ()
+    quiet: bool = False
     arm: str = ""
 
     def __post_init__(self) -> None:
@@ -154,6 +163,9 @@ class Cell:
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
             within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
+        for size in self.staircase:
+            within("staircase", size, 1, self.pool_size)
+        within("steps of the staircase", len(self.staircase), 0, self.workers - 1)
 
     @property
     def id(self) -> str:
@@ -165,8 +177,16 @@ class Cell:
     def from_dict(cls, fields: dict[str, Any]) -> Cell:
         """The cell that `dataclasses.asdict` took apart."""
         arrivals = fields["arrivals"] and Arrivals(**fields["arrivals"])
-        workload = Workload(**fields["workload"])
-        return cls(**{**fields, "workload": workload, "arrivals": arrivals})
+        nested = {
+            "workload": Workload(**fields["workload"]),
+            "arrivals": arrivals,
+            "staircase": tuple(fields["staircase"]),
+        }
+        return cls(**{**fields, **nested})
+
+    def pool_size_of(self, worker: int) -> int:
+        """The pool size of one worker, from 0."""
+        return self.staircase[worker] if worker < len(self.staircase) else self.pool_size
 
     @property
     def steady(self) -> bool:
@@ -253,6 +273,26 @@ class Percentiles:
     p999: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One worker's own figures of a cell: it is a pod with a pool of its own.
+
+    `pool_empty_share`: of its requests, those that found no free connection; `long_wait_share`:
+    those that waited for one for longer than `bench.analysis.nstar.LONG_WAIT_S`.
+    """
+
+    worker: int
+    pool_size: int
+    scheduled: int | None
+    requests: int
+    qps: float
+    in_flight_mean: float
+    in_flight_peak: int
+    command_mean_s: float
+    pool_empty_share: float
+    long_wait_share: float
+
+
 @dataclass(slots=True)
 class Observation:
     """What one cell's measurement recorded. Units are in the names; written once, never edited.
@@ -332,6 +372,7 @@ class Observation:
     valid: bool
     invalid_reasons: str
     doubts: str
+    pods: tuple[Pod, ...] = ()
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)

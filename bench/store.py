@@ -364,6 +364,12 @@ def _column_type(kind: Any) -> pa.DataType:
         kind = next(part for part in typing.get_args(kind) if part is not types.NoneType)
     if typing.get_origin(kind) is typing.Literal:
         kind = str
+    if typing.get_origin(kind) is tuple:
+        return pa.list_(_column_type(typing.get_args(kind)[0]))
+    if dataclasses.is_dataclass(kind):
+        return pa.struct(
+            [(name, _column_type(of)) for name, of in typing.get_type_hints(kind).items()]
+        )
     return _COLUMN_TYPES[kind]
 
 
@@ -384,6 +390,7 @@ def _row(observation: Observation) -> dict[str, Any]:
     row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
     row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}
     row["cell"] = observation.cell.id
+    row["pods"] = [dataclasses.asdict(pod) for pod in observation.pods]
     return {name: _known(value) for name, value in row.items()}
 
 

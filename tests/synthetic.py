@@ -96,6 +96,7 @@ def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
         "series": [],
         "histograms": {},
         "requests": [],
+        "pods": (),
     }
     blank = dict.fromkeys(typing.get_type_hints(Observation), 0)
     return Observation(**(blank | usual | known))

@@ -24,6 +24,7 @@ FOREIGN_CPU = 0.03  # rule 7, bound by: share of the machine's time
 CORE_BUSY = 0.85  # rule 7, bound by: share of one core
 RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
 STRETCHED = 1.10  # ours: hold time ÷ unloaded round trip up to which such waits have not shown
+QUIET_CORE = 0.60  # rule 7, bound by: where N* or a sharing cost is decided
 SERVED = 0.999  # rule 7, open loop: of the arrivals due within the window
 BACKLOG = 0.05  # ours: of the arrivals, by which the line may have grown when the window ends
 SEND_LAG_SHARE, SEND_LAG_S = 0.10, 0.5e-3  # rule 7, open loop: of the unloaded round trip; at least
@@ -124,6 +125,16 @@ def steal(share: float | None) -> Gate:
 def foreign_cpu(share: float | None) -> Gate:
     """CPU of processes that are not part of the rig, as a share of the machine's: reported."""
     return _reported("foreign_cpu", share, FOREIGN_CPU, "of the machine went elsewhere")
+
+
+def cores(busiest: float | None) -> Gate:
+    """Whether every core had time to spare, by the busiest one's share: where they have not, what
+    waits for a core is taken for what waits for the pool."""
+    if busiest is None:
+        return Gate("cores", None, QUIET_CORE, None, "not known on this system")
+    passed = busiest <= QUIET_CORE
+    reason = "" if passed else f"a core was {busiest:.0%} busy, {QUIET_CORE:.0%} allowed"
+    return Gate("cores", busiest, QUIET_CORE, passed, reason)
 
 
 def served(scheduled: int, done: int, bound: BoundBy) -> Gate:

@@ -8,6 +8,7 @@ An exception inside a handler would reach only the worker's log, so every answer
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import resource
@@ -24,6 +25,7 @@ from bench.load.clients import open_pool
 from bench.load.closed_loop import ClosedLoop
 from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool, PoolStats
+from bench.load.recorder import IN_FLIGHT
 from bench.load.users import Job
 from bench.load.worker import URL_VARIABLE
 from bench.model import BenchError, Cell
@@ -71,6 +73,7 @@ class Agent:
         self._cell: Cell | None = None
         self._job: Job | None = None
         self._share = 0
+        self._lesser = False
         self._seed = 0
         self._worker = 0
 
@@ -90,7 +93,10 @@ class Agent:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
         the users, as the `worker`-th from 0. Blocks until prefilled."""
         began = clock()
-        self._cell, self._share = Cell.from_dict(cell), share
+        asked = Cell.from_dict(cell)
+        own = asked.pool_size_of(worker)
+        self._cell, self._share = dataclasses.replace(asked, pool_size=own, staircase=()), share
+        self._lesser = own < asked.pool_size
         self._seed, self._worker = seed, worker
         if len(self.users) < share:
             raise BenchError(f"{len(self.users)} users were spawned, the cell needs {share}")
@@ -152,7 +158,10 @@ class Agent:
             job.abandon()  # a backlog may take minutes: what is left of it is not served
         if not job.drained.wait(DRAIN_TIMEOUT_S - DRAIN_S):
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
-        return _share_of(cell, job, opening, closing)
+        share = _share_of(cell, job, opening, closing)
+        if not self._lesser:  # a staircase's lesser pools are there for their figures alone
+            share |= _details(cell, job, opening["at"], closing["at"])
+        return {**share, "worker": self._worker, "pool_size": cell.pool_size}
 
     def _prepared(self) -> tuple[Cell, Pool]:
         assert self._cell is not None, "`prepare` comes first"
@@ -204,7 +213,6 @@ def _share_of(
     return {
         **figures,
         **job.offered(start, end),
-        "rows": job.recorder.rows(since=start).tobytes() if cell.keep_requests else b"",
         "start": start,
         "window_s": delta["at"],
         "user_s": delta["user_s"],
@@ -219,6 +227,13 @@ def _share_of(
         "errors": job.recorder.errors,
         "timeouts": job.recorder.timeouts,
     }
+
+
+def _details(cell: Cell, job: Job, start: float, end: float) -> dict[str, Any]:
+    rows = {"rows": job.recorder.rows(since=start).tobytes()} if cell.keep_requests else {}
+    if cell.loop == "closed":
+        return rows
+    return {**rows, IN_FLIGHT: job.recorder.in_flight(start, end)}
 
 
 _agents: dict[Any, Agent] = {}

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.analysis.steady import histogram_interval
-from bench.load.recorder import BY_INTERVAL, KINDS, merge, new_histogram
-from bench.model import Cell, Gate, Observation, Percentiles
+from bench.load.recorder import BY_INTERVAL, IN_FLIGHT, KINDS, merge, new_histogram
+from bench.model import Cell, Gate, Observation, Percentiles, Pod
 
 if TYPE_CHECKING:  # it brings redis-py and with it ssl, which must wait for locust's patches
     from bench.rig.probes import Readings
 
-COMMANDS = ("get", "set")  # what the workload sends, as `INFO commandstats` names it
+COMMANDS = ("get", "set", "eval")  # what the workload sends, as `INFO commandstats` names it
 WAITS = ("latency", "acquire")  # what a request that was never served had no end of
 # What the suite itself asks of a server, and what opening a connection sends.
 HOUSEKEEPING = ("info", "client", "config", "hello", "ping", "auth", "select", "command")
@@ -41,6 +41,19 @@ class Merged:
         }
         for share in shares:
             self.operations.update({k.lower(): v for k, v in share["operations"].items()})
+
+    def stored_histograms(self) -> dict[str, bytes]:
+        """Those of all kinds, and of the connections held where workers tell."""
+        stored = {kind: bytes(self.histograms[kind].encode()) for kind in KINDS}
+        if held := [share[IN_FLIGHT] for share in self.shares if IN_FLIGHT in share]:
+            stored[IN_FLIGHT] = bytes(merge(held).encode())
+        return stored
+
+    def empty_share(self, least_pool: int = 0) -> float:
+        """The share of requests that found their pool empty, of pools from `least_pool` up."""
+        chosen = [share for share in self.shares if share["pool_size"] >= least_pool]
+        borrows = sum(share["borrows"] for share in chosen)
+        return sum(share["empty"] for share in chosen) / borrows if borrows else 0.0
 
     def sum(self, name: str) -> Any:
         return sum(share[name] for share in self.shares)
@@ -138,7 +151,7 @@ class Findings:
             scheduled=total.scheduled,
             dropped=None if total.scheduled is None else total.sum("dropped"),
             served_share=_per(total.sum("requests"), total.scheduled or 0),
-            pool_empty_share=_per(total.sum("empty"), total.sum("borrows")) or 0.0,
+            pool_empty_share=total.empty_share(),
             hiccup_max_s=self._hiccup_max_s,
             clock_step_s=self._clock_step_s,
             workers_lost=self._lost,
@@ -170,8 +183,9 @@ class Findings:
             doubts=gates.doubts(checks),
             gates=checks,
             series=self._series(),
-            histograms={kind: total.histograms[kind].encode() for kind in KINDS},
-            requests=[share["rows"] for share in total.shares if share["rows"]],
+            histograms=total.stored_histograms(),
+            requests=[share["rows"] for share in total.shares if share.get("rows")],
+            pods=tuple(map(_pod, total.shares)),
             **self._cpu(),
             **self._intervals_of_confidence(),
             **placed,
@@ -273,6 +287,8 @@ class Findings:
         yield gates.hiccups(self._hiccup_max_s, total.calm_share())
         yield gates.steal(read.steal_share)
         yield gates.foreign_cpu(read.foreign_share)
+        if cell.quiet:
+            yield gates.cores(read.core_busy_max)
         yield gates.settled(self._comparable_rates())
 
     def _open_gates(self, scheduled: int) -> Iterable[Gate]:
@@ -283,8 +299,7 @@ class Findings:
             yield gates.backlog(grown, self._room(), scheduled, self._bound)
         yield self._send_lag
         if cell.opening == "prefilled" and cell.steady:
-            empty = _per(total.sum("empty"), total.sum("borrows")) or 0.0
-            connections = cell.pool_size * cell.workers
+            empty, connections = total.empty_share(cell.pool_size), cell.pool_size * cell.workers
             yield gates.null_control(
                 empty, connections, cell.concurrency, total.in_use_mean, cell.rtt_s
             )
@@ -318,6 +333,23 @@ class Findings:
         return [{"source": "workers", **row} for row in workers] + [
             {"source": "probes", **row} for row in self._readings.series
         ]
+
+
+def _pod(share: dict[str, Any]) -> Pod:
+    """Requests that were due but never served have waited long."""
+    due = max(share["requests"], share.get("scheduled", 0))
+    return Pod(
+        worker=share["worker"],
+        pool_size=share["pool_size"],
+        scheduled=share.get("scheduled"),
+        requests=share["requests"],
+        qps=share["done"] / share["window_s"],
+        in_flight_mean=share["in_use_mean"],
+        in_flight_peak=share["in_use_peak"],
+        command_mean_s=_per(share["sums_s"]["command"], share["requests"]) or 0.0,
+        pool_empty_share=_per(share["empty"], share["borrows"]) or 0.0,
+        long_wait_share=_per(share["waited_long"] + due - share["requests"], due) or 0.0,
+    )
 
 
 def _others(calls: dict[str, int]) -> dict[str, int]:

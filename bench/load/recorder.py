@@ -13,12 +13,14 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
+from bench.analysis.nstar import LONG_WAIT_S
 from bench.model import Loop
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 60_000_000, 3
 INTERVAL_S = 0.2
 FEWEST_INTERVALS = 8  # fewer cannot tell drift from noise (rule 6)
 KINDS = ("latency", "acquire", "command", "send_lag")
+IN_FLIGHT = "in_flight"  # the tag of the histogram of connections held, in an open loop
 BY_INTERVAL = ("latency", "acquire")  # so that intervals can be left out, or be batches (rule 4)
 INTENDED, SENT, ACQUIRED, DONE = range(4)  # the columns of a row
 
@@ -113,6 +115,7 @@ class Recorder:
             "requests": len(ours),
             "done": len(done_within),
             "sums_s": {kind: float(values.sum()) for kind, values in spans.items()},
+            "waited_long": int(np.count_nonzero(spans["acquire"] > LONG_WAIT_S)),
             "out_s": _inside(rows[:, SENT], rows[:, DONE], start, end),
             "held_s": _inside(rows[:, ACQUIRED], rows[:, DONE], start, end),
             "histograms": histograms,
@@ -121,6 +124,22 @@ class Recorder:
             "backwards": int(np.count_nonzero((np.diff(ours, axis=1) < 0).any(axis=1))),
             "series": _series(start, end, done_within, placed, spans),
         }
+
+    def in_flight(self, start: float, end: float) -> bytes:
+        """For how many microseconds of [start, end) so and so many connections were held: an
+        encoded histogram whose values are numbers of connections."""
+        rows = self._rows()
+        begun, ended = (np.clip(rows[:, column], start, end) for column in (ACQUIRED, DONE))
+        times = np.concatenate([[start], begun, ended, [end]])
+        steps = np.repeat([0, 1, -1, 0], [1, len(rows), len(rows), 1])
+        order = np.argsort(times, kind="stable")
+        held = np.cumsum(steps[order])[:-1]
+        lasted_s = np.bincount(held, weights=np.diff(times[order]))
+        histogram = new_histogram()
+        for connections, seconds in enumerate(lasted_s.tolist()):
+            if micros := round(seconds * 1e6):
+                histogram.record_value(connections, micros)
+        return bytes(histogram.encode())
 
     def rows(self, since: float) -> Floats:
         """All that was recorded, a row (intended, sent, acquired, done) each, in seconds after

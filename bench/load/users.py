@@ -17,7 +17,9 @@ from bench.load.recorder import Recorder
 from bench.model import Cell, Workload
 from bench.rig.server import KEY_PREFIX
 
+COMMANDS = ("GET", "SET", "EVAL")
 COMMANDS_AHEAD = 4096
+BUSY_SCRIPT = "for i = 1, ARGV[1] do end"
 
 Sink = Callable[[tuple[float, float, float, float]], None]
 Commands = Iterator[tuple[Any, Sink]]
@@ -28,7 +30,7 @@ class Job:
     last one has its last reply. `worker` is this one's number from 0."""
 
     def __init__(self, cell: Cell, pool: Pool, users: int, seed: int, worker: int = 0) -> None:
-        self.recorder = Recorder(("GET", "SET"))
+        self.recorder = Recorder(COMMANDS)
         self.all_in = Event()
         self.drained = Event()
         self._outside = self._running = users
@@ -78,17 +80,21 @@ def prepare_commands(cell: Cell, recorder: Recorder, seed: int) -> list[tuple[An
     building a command costs more than sending it."""
     rng = random.Random(seed)
     work = cell.workload
-    sinks = {name: recorder.sink(name) for name in ("GET", "SET")}
+    sinks = {name: recorder.sink(name) for name in COMMANDS}
     build = hiredis.pack_command if cell.client == "lean" else tuple
     sequence = []
     for _ in range(COMMANDS_AHEAD):
         name = "GET" if rng.random() < work.get_share else "SET"
+        if work.script_loops:
+            name = "EVAL"
         arguments = _arguments(name, rng.randrange(work.keys), work)
         sequence.append((build(arguments), sinks[name]))
     return sequence
 
 
 def _arguments(name: str, key: int, work: Workload) -> tuple[Any, ...]:
+    if name == "EVAL":
+        return ("EVAL", BUSY_SCRIPT, "0", str(work.script_loops))
     if name == "GET":
         return ("GET", f"{KEY_PREFIX}{key}")
     return ("SET", f"{KEY_PREFIX}{key}", b"x" * work.value_bytes)
