@@ -262,6 +262,66 @@ def calibrate(
 
 
 @app.command()
+def size(
+    rate: Annotated[str, typer.Option(help="Mean rate over all pods, as 10000/s or 600k/min.")],
+    peak: Annotated[str | None, typer.Option(help="Highest rate. Default: the mean.")] = None,
+    burst: Annotated[str | None, typer.Option(help="Peak as a multiple of the mean.")] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="Mean time a call holds its connection, as 10ms.")
+    ] = None,
+    p50: Annotated[str | None, typer.Option(help="Or its median, with --p99.")] = None,
+    p99: Annotated[str | None, typer.Option(help="Its 99th percentile.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Or a .hlog, or a CSV with a column as latency_ms.")
+    ] = None,
+    samples_unit: Annotated[
+        str | None, typer.Option(help="Unit of the samples: ns, us, ms or s.")
+    ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--run", help="Or a run folder of this suite.")
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Or measure REDIS_URL from here: PINGs, read-only.")
+    ] = False,
+    pods: Annotated[int, typer.Option(help="Processes, each with a pool of its own.")] = 1,
+    wait_share: Annotated[
+        str | None, typer.Option(help="Share of requests that may wait. Default: 1%.")
+    ] = None,
+    wait_p99: Annotated[str | None, typer.Option(help="Longest p99 of the wait, as 0.5ms.")] = None,
+    idle_timeout: Annotated[
+        str | None,
+        typer.Option(help="Of the path: 350s, or hops as aws-nlb,haproxy=5min."),
+    ] = None,
+    maxclients: Annotated[
+        int | None, typer.Option(help="Connections the server allows. Default: 10000.")
+    ] = None,
+    client: Annotated[
+        str, typer.Option(help="redis-py, jedis, lettuce, go-redis, node-redis, … or all.")
+    ] = "all",
+    as_json: JsonOption = False,
+) -> None:
+    """Advise a pool size, timeouts and client settings for your own numbers, with the evidence.
+
+    Example: bench size --rate 10000/s --latency 1ms --pods 4 --idle-timeout aws-nlb
+    """
+    from bench.sizing.advice import advise
+    from bench.sizing.advice import as_json as told
+    from bench.sizing.question import Asked, checked
+    from bench.sizing.show import show
+
+    asked = Asked(
+        rate=rate, peak=peak, burst=burst, latency=latency, p50=p50, p99=p99, samples=samples,
+        samples_unit=samples_unit, run=from_run, live=live, pods=pods, wait_share=wait_share,
+        wait_p99=wait_p99, idle_timeout=idle_timeout, maxclients=maxclients, client=client,
+    )  # fmt: skip
+    advice = advise(checked(asked, _url()))
+    if as_json:
+        _print_json(told(advice))
+    else:
+        show(advice)
+
+
+@app.command()
 def worker(
     master_host: Annotated[str, typer.Option("--master", help="Host of the master.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the master.")] = 5557,

@@ -501,7 +501,7 @@ def test_the_command_line_starts_without_what_takes_a_second() -> None:
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("verb", ["list", "check", "run", "report", "calibrate", "worker"])
+@pytest.mark.parametrize("verb", ["list", "check", "run", "report", "calibrate", "size", "worker"])
 def test_every_verb_has_help_with_an_example(verb: str) -> None:
     done = bench(verb, "--help")
     assert done.returncode == 0

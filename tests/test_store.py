@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -32,6 +33,7 @@ from bench.model import (
     Estimate,
     Observation,
     Percentiles,
+    Pod,
     PreflightError,
     Settings,
     Verdict,
@@ -59,6 +61,12 @@ def encoded(*values: int) -> bytes:
     return bytes(histogram.encode())
 
 
+POD = Pod(
+    worker=0, pool_size=5, scheduled=None, requests=30, qps=99.5, in_flight_mean=4.9,
+    in_flight_peak=5, command_mean_s=0.05, pool_empty_share=0.25, long_wait_share=0.2,
+)  # fmt: skip
+
+
 def observation(pool_size: int = 5, **changed: Any) -> Observation:
     """Every field filled with a value of its type; `changed` says which matter to the test."""
     fields: dict[str, Any] = {
@@ -71,6 +79,7 @@ def observation(pool_size: int = 5, **changed: Any) -> Observation:
         "started_unix_s": 1_750_000_000.0,
         "bound_by": "pool",
         "gates": (little_pool(4.9, held_mean=4.9, qps=100.0), steal(0.002)),
+        "pods": (POD,),
         "series": [
             {"at_s": 0.0, "requests": 3, "latency_mean_s": None},
             {"at_s": 0.1, "requests": 4, "latency_mean_s": 0.02},
@@ -132,6 +141,18 @@ def test_every_plain_field_of_the_nouns_is_a_column(store: Store) -> None:
     kinds = [typing.get_type_hints(noun) for noun in (Cell, Workload, Arrivals, Observation)]
     fields = {name for each in kinds for name, kind in each.items() if kind is not Percentiles}
     assert fields - apart <= columns
+
+
+def test_each_workers_own_figures_stand_with_the_cell(store: Store) -> None:
+    staircase = Cell("t", 9, 40, loop="open", offered_qps=50.0, arrivals=Arrivals(), workers=2,
+                     staircase=(4,))  # fmt: skip
+    lesser = dataclasses.replace(POD, pool_size=4, scheduled=31)
+    store.add(observation(cell=staircase, pods=(lesser, dataclasses.replace(POD, worker=1))))
+    (row,) = Store.open(store.folder).cells().to_dict("records")
+    assert list(row["staircase"]) == [4]
+    first, second = row["pods"]
+    assert first == dataclasses.asdict(lesser)
+    assert (second["worker"], second["scheduled"]) == (1, None)
 
 
 def test_a_closed_loop_has_no_arrivals_and_an_open_one_names_its_process(store: Store) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special  # scipy.stats costs a second to import
+from scipy import special  # scipy.stats costs a second to import
 
 Array = NDArray[np.float64]
 
@@ -142,6 +142,8 @@ def usl_fit(concurrency: Sequence[float], qps: Sequence[float]) -> Usl:
 
     Raises ValueError for fewer than 4 points, or values that are not positive.
     """
+    from scipy import optimize  # 0.6 s to import, which `bench size` need not wait for
+
     n, rate = np.asarray(concurrency, dtype=float), np.asarray(qps, dtype=float)
     _check(n.size == rate.size >= 4, f"{n.size} values of concurrency and {rate.size} of qps")
     _check(bool(np.all(n > 0) and np.all(rate > 0)), "concurrency or qps that is not positive")

@@ -67,6 +67,12 @@ VARIANTS = {
     ("prefilled", "fifo"): Style("#d55e00", "^"),
     ("lazy", "lifo"): Style("#6e7781", "s"),
 }
+# The rate a pod is offered, requests per second.
+_RATES = {
+    500.0: Style("#44aa99", "^"),
+    1_000.0: Style("#332288", "o"),
+    2_000.0: Style("#cc6677", "s"),
+}
 _SIZES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _MARKERS = ("o", "s", "^", "D", "v", "p", "<", "h", ">", "8")
 # Dark blue to orange: ordered, in lightness as well as in hue, for every kind of colour vision. The
@@ -79,6 +85,11 @@ def pool_style(size: int) -> Style:
     place = math.log(max(size, 1) / _SIZES[0]) / math.log(_SIZES[-1] / _SIZES[0])
     place = min(max(place, 0.0), 1.0)
     return Style(to_hex(_MAP(_MAP_END * place)), _MARKERS[round(place * (len(_SIZES) - 1))])
+
+
+def rate_style(qps: float) -> Style:
+    """The colour and marker of an offered rate per pod; grey for one that has none."""
+    return _RATES.get(qps, NEUTRAL)
 
 
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 10, "color": INVALID, "markeredgewidth": 1.8}

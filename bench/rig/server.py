@@ -100,6 +100,14 @@ def open_server(
     return server
 
 
+def reach(url: str) -> Server:
+    """The server at `url` for questions alone: nothing is written there, so a replica will do.
+
+    Blocks until it answers. Raises PreflightError where it does not.
+    """
+    return Server(url, _preflight(url))
+
+
 class Server:
     """A running Redis or Valkey. Its questions go over one control connection, kept open.
 
