@@ -105,6 +105,13 @@ def test_steal_and_foreign_cpu_are_reported_never_gated() -> None:
     assert gates.foreign_cpu(0.03).reason == ""
 
 
+@pytest.mark.parametrize(("busiest", "passed"), [(0.6, True), (0.61, False), (None, None)])
+def test_cores_must_have_time_to_spare(busiest: float | None, passed: bool | None) -> None:
+    gate = gates.cores(busiest)
+    assert (gate.passed, gate.figure) == (passed, busiest)
+    assert ("a core was 61% busy, 60% allowed" in gate.reason) == (passed is False)
+
+
 def test_a_steady_rate_is_settled_and_a_drifting_one_is_not() -> None:
     low, high = [500, 510, 505, 505], [900, 905, 910, 905]
     assert gates.settled([1000, 1010, 990, 1005, 995, 1000, 1005, 995]).passed is True

@@ -27,6 +27,7 @@ import dataclasses
 import tempfile
 import time
 
+import numpy as np
 import redis
 from children import (
     NO_SERVER,
@@ -39,9 +40,10 @@ from children import (
     run_check,
     started,
 )
+from hdrh.histogram import HdrHistogram
 
 from bench.load import worker as worker_module
-from bench.model import BenchError, Cell, PreflightError, Settings, Workload
+from bench.model import Arrivals, BenchError, Cell, PreflightError, Settings, Workload
 
 URL = ""
 CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
@@ -256,6 +258,51 @@ def check_two_workers_add_up() -> None:
     assert abs(seen.in_flight_mean / 10 - 1) < 0.03  # five connections in each
     assert seen.operations == seen.server_operations
     assert seen.server_connections_peak >= 10
+
+
+STAIRCASE = dataclasses.replace(
+    CELL, pool_size=30, staircase=(2, 4), workers=3, concurrency=3 * 45, loop="open",
+    offered_qps=600.0, arrivals=Arrivals(), rtt_s=0.01, keep_requests=True, quiet=True,
+    measure_s=1.0,
+)  # fmt: skip
+
+
+def check_a_staircase_measures_pools_of_several_sizes_in_the_same_moments() -> None:
+    (seen,) = measured(3, [STAIRCASE])
+    assert [pod.pool_size for pod in seen.pods] == [2, 4, 30]
+    tight, middle, control = seen.pods
+    assert tight.pool_empty_share > middle.pool_empty_share > control.pool_empty_share == 0
+    assert tight.pool_empty_share >= tight.long_wait_share > 0.2
+    assert tight.in_flight_mean < 2.01 < control.in_flight_mean * 1.5
+    assert abs(sum(pod.in_flight_mean for pod in seen.pods) / seen.in_flight_mean - 1) < 0.01
+    assert sum(pod.requests for pod in seen.pods) == round(seen.served_share * seen.scheduled)
+    assert seen.server_connections_peak >= 2 + 4 + 30
+    assert {gate.name for gate in seen.gates} >= {"cores", "null_control"}
+
+
+def check_a_staircase_tells_of_the_control_alone_what_was_held_and_when() -> None:
+    (seen,) = measured(3, [STAIRCASE])
+    held = HdrHistogram.decode(seen.histograms["in_flight"])
+    control = seen.pods[-1]
+    assert held.get_total_count() == pytest.approx(seen.measured_s * 1e6, rel=0.01)
+    assert held.get_mean_value() == pytest.approx(control.in_flight_mean, rel=0.05)
+    assert held.get_max_value() <= control.in_flight_peak
+    (rows,) = seen.requests  # the control's
+    times = np.frombuffer(rows).reshape(-1, 4)
+    assert (
+        np.count_nonzero((times[:, 0] >= 0) & (times[:, 0] < seen.measured_s)) == control.requests
+    )
+
+
+def check_a_script_keeps_the_server_busy_and_is_counted() -> None:
+    idle = dataclasses.replace(CELL, concurrency=5)
+    busy = dataclasses.replace(idle, workload=Workload(script_loops=50_000))
+    for client in ("lean", "redis-py"):
+        plain, scripted = measured(1, [dataclasses.replace(cell, client=client)
+                                       for cell in (idle, busy)])  # fmt: skip
+        assert scripted.operations == scripted.server_operations > 0
+        assert not failed_gates(scripted)
+        assert scripted.server_cpu_us_per_op > 3 * plain.server_cpu_us_per_op
 
 
 def check_a_dead_worker_is_noticed_and_named() -> None:

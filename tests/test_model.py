@@ -56,6 +56,9 @@ OPEN: dict[str, Any] = {"loop": "open", "offered_qps": 100.0, "arrivals": Arriva
         ({"measure_s": math.inf}, "measure_s is inf"),
         ({"warmup_s": -0.1}, "warmup_s is -0.1"),
         ({"stop_s": 0.4}, "stop_s is 0.4"),  # more than half of the window
+        ({"staircase": (6,), "workers": 2}, "staircase is 6"),
+        ({"staircase": (0,), "workers": 2}, "staircase is 0"),
+        ({"staircase": (3, 4), "workers": 2}, "steps of the staircase is 2"),
         ({"arrivals": None}, "go with an open loop"),
         ({"offered_qps": None}, "go with an open loop"),
         ({"loop": "closed"}, "go with an open loop"),
@@ -68,12 +71,18 @@ def test_cells_out_of_range_are_refused(bad: dict[str, Any], said: str) -> None:
 
 def test_a_cell_survives_its_way_to_a_worker() -> None:
     bursty = Arrivals("bursty", peak_to_mean=4.0, backlog=7)
-    cell = Cell("test", 5, 10, **{**OPEN, "arrivals": bursty})
+    cell = Cell("test", 5, 10, workers=3, staircase=(2, 4), **{**OPEN, "arrivals": bursty})
     sent = json.loads(json.dumps(dataclasses.asdict(cell)))
     assert Cell.from_dict(sent) == cell
     assert Cell.from_dict(sent).id == cell.id
     closed = Cell("test", 5, 10)
     assert Cell.from_dict(json.loads(json.dumps(dataclasses.asdict(closed)))) == closed
+
+
+def test_a_staircase_gives_the_first_workers_pools_of_their_own() -> None:
+    cell = Cell("test", 9, 30, workers=3, staircase=(4, 6), **OPEN)
+    assert [cell.pool_size_of(worker) for worker in range(3)] == [4, 6, 9]
+    assert [Cell("test", 9, 30, workers=2).pool_size_of(worker) for worker in (0, 1)] == [9, 9]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,28 @@ def test_an_open_window_takes_the_requests_that_were_due_in_it_whenever_they_end
     assert [row["requests"] for row in window["series"]].count(1) == 2
 
 
+def test_what_was_held_is_told_by_the_time_at_each_number() -> None:
+    rows = [
+        (0.0, 0.0, 0.5, 1.2),  # held from before the window
+        (1.0, 1.0, 1.1, 1.4),
+        (1.0, 1.0, 1.3, 2.5),  # to after it
+        (2.0, 2.0, 2.1, 2.2),  # not within
+    ]
+    held = HdrHistogram.decode(open_recorded(rows).in_flight(1.0, 2.0))
+    spent = [held.get_count_at_value(number) for number in range(4)]
+    assert spent == pytest.approx([0, 800_000, 200_000, 0], abs=2)
+
+
+def test_nothing_held_is_the_whole_window_at_none() -> None:
+    held = HdrHistogram.decode(Recorder(("GET",)).in_flight(1.0, 2.0))
+    assert held.get_count_at_value(0) == 1_000_000
+
+
+def test_waits_beyond_the_objective_are_counted() -> None:
+    rows = [(1.0, 1.0, 1.0004, 1.1), (1.0, 1.0, 1.0006, 1.1), (1.0, 1.2, 1.2, 1.3)]
+    assert open_recorded(rows).window(1.0, 2.0, "open")["waited_long"] == 1
+
+
 def test_times_that_run_backwards_are_counted() -> None:
     rows = [(1.0, 1.1, 1.2, 1.3), (1.0, 0.9, 1.2, 1.3), (1.0, 1.1, 1.2, 1.1)]
     window = open_recorded(rows).window(1.0, 2.0, "open")

@@ -7,7 +7,7 @@ more than 4 L, in which W₀ and the number in flight are measured (the control)
 same moments of the machine, and a block holds every size once: its N* is one replicate.
 """
 
-from bench.experiments.sizing_rule.figures import figures
+from bench.experiments.sizing_rule.figures import figures, own_curve
 from bench.experiments.sizing_rule.loads import NAME, plan
 from bench.experiments.sizing_rule.needs import (
     answer_table,
@@ -23,6 +23,6 @@ from bench.experiments.sizing_rule.words import findings, prose
 QUESTION = "Does the pool a service needs follow its concurrency or its request rate?"
 
 __all__ = [
-    "NAME", "QUESTION", "answer_table", "answers", "claims", "cores", "figures", "findings", "plan",
-    "prose", "rule_table", "rules", "tables",
+    "NAME", "QUESTION", "answer_table", "answers", "claims", "cores", "figures", "findings",
+    "own_curve", "plan", "prose", "rule_table", "rules", "tables",
 ]  # fmt: skip

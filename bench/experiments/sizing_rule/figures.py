@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from scipy import special
 
 from bench.analysis.nstar import MOST_SHARE
-from bench.analysis.queueing import servers_needed
+from bench.analysis.queueing import erlang_c, servers_needed
 from bench.analysis.replicates import evidence, points
 from bench.analysis.sentences import counted
 from bench.experiments.sizing_rule.loads import (
@@ -41,6 +41,8 @@ from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import INK, LINE, MUTED, NEUTRAL, marker, pool_style, rate_style
 from bench.figures.units import si
 from bench.store import Store
+
+MOST_IN_FLIGHT = 10_000
 
 
 def figures(cells: pd.DataFrame, store: Store) -> dict[str, Figure]:
@@ -285,3 +287,35 @@ def _draw_unbounded(axes: Axes, known: pd.DataFrame, store: Store) -> None:
     found = held_of(store, highest)
     levels = np.arange(1, len(found.share))
     draw_theory(axes, levels, [found.at_least(int(level)) for level in levels])
+
+
+def own_curve(qps: float, hold_s: float) -> Figure:
+    """For a reader's own numbers: the share of requests that find the pool empty against pool size,
+    by Erlang C. `qps` is the peak rate of one pod, `hold_s` how long a call keeps its connection.
+
+    Raises ValueError where one is not positive, or more than `MOST_IN_FLIGHT` would be in flight.
+    """
+    load = qps * hold_s
+    if not 0 < load <= MOST_IN_FLIGHT:
+        raise ValueError(f"{qps:g}/s × {hold_s:g} s are {load:g} in flight: more than 0 and at "
+                         f"most {MOST_IN_FLIGHT:,} can be drawn")  # fmt: skip
+    needed = servers_needed(load, MOST_SHARE)
+    title = (
+        f"{si(qps, '/s')} × {si(hold_s, 's')} keep {si(load, 'count')} in flight and need a pool "
+        f"of {needed}"
+    )
+    figure, (axes,) = new_figure(title, size=(8.5, 4.8))
+    sizes = np.unique(
+        np.linspace(max(1, math.floor(load) + 1), needed + (needed - load), 80).round()
+    )
+    shares = np.array([erlang_c(int(size), load) for size in sizes])
+    axes.plot(sizes, shares, color=INK)
+    draw_curve(axes, pool_style(needed), [needed], [erlang_c(needed, load)])
+    axes.axhline(MOST_SHARE, color=MUTED, linestyle=":", linewidth=0.9, zorder=1)
+    linear_axis(axes.xaxis, "count", "pool size")
+    axes.set_xlim(left=0.98 * load)
+    log_axis(axes.yaxis, "share", "requests that find no free connection")
+    label_ends(axes, [(needed, erlang_c(needed, load), f"{needed}", pool_style(needed))])
+    footnote(figure, f"Erlang C: Poisson arrivals, exponential hold times. Dotted: "
+                     f"{MOST_SHARE:.0%}.")  # fmt: skip
+    return figure
