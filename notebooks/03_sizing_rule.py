@@ -80,7 +80,9 @@ section("predicted_measured")
 table(sizing_rule.answer_table(told), "No load has a measured N\\*.")
 
 # %%
-table(sizing_rule.rule_table(sizing_rule.rules(told, sizing_rule.cores(store))), "No rule is judged.")
+table(
+    sizing_rule.rule_table(sizing_rule.rules(told, sizing_rule.cores(store))), "No rule is judged."
+)
 
 # %% [markdown]
 # ## What every pool size showed

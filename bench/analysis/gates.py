@@ -23,7 +23,9 @@ STEAL = 0.01  # rule 7, bound by: share of the machine's time
 FOREIGN_CPU = 0.03  # rule 7, bound by: share of the machine's time
 CORE_BUSY = 0.85  # rule 7, bound by: share of one core
 RUNQUEUE = 0.05  # rule 7, bound by: share of the window spent runnable but waiting for a core
-STRETCHED = 1.10  # ours: hold time ÷ unloaded round trip up to which such waits have not shown
+# Ours: by what share of the unloaded round trip the hold time may exceed it before such waits have
+# shown; of short ones by more, since the quickest of a few PINGs scatters by a tenth at 1 ms.
+STRETCHED, STRETCHED_SHORT, STRETCHED_S = 0.10, 0.20, 0.2e-3
 QUIET_CORE = 0.60  # rule 7, bound by: where N* or a sharing cost is decided
 SERVED = 0.999  # rule 7, open loop: of the arrivals due within the window
 BACKLOG = 0.05  # ours: of the arrivals, by which the line may have grown when the window ends
@@ -293,13 +295,17 @@ def bound_by(
     busiest = max(parts, key=lambda part: parts[part])
     if parts[busiest] >= CORE_BUSY:
         return busiest
-    waits_show = runqueue_share > RUNQUEUE and hold_s > STRETCHED * unloaded_s
+    waits_show = runqueue_share > RUNQUEUE and hold_s - unloaded_s > _allowed_s(unloaded_s)
     if waits_show or machine_busy >= CORE_BUSY:
         return "machine"
     connections = pool_size * workers
     if in_use_mean >= POOL_FULL * connections and concurrency > connections:
         return "pool"
     return "generator" if behind else "users"
+
+
+def _allowed_s(unloaded_s: float) -> float:
+    return max(STRETCHED * unloaded_s, min(STRETCHED_SHORT * unloaded_s, STRETCHED_S))
 
 
 def invalid_reasons(gates: Iterable[Gate]) -> str:

@@ -153,10 +153,9 @@ class Agent:
             closing = _readings(pool)
         finally:
             job.stop(clock())
-            gc.enable()
-        if not job.drained.wait(DRAIN_S):
-            job.abandon()  # a backlog may take minutes: what is left of it is not served
-        if not job.drained.wait(DRAIN_TIMEOUT_S - DRAIN_S):
+            _await_drained(job)
+            gc.enable()  # not before: who is still out would wait for the collection
+        if not job.drained.is_set():
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         share = _share_of(cell, job, opening, closing)
         if not self._lesser:  # a staircase's lesser pools are there for their figures alone
@@ -177,6 +176,13 @@ class Agent:
             if early > 0.001:
                 gevent.sleep(early)
             user.inbox.put(job)
+
+
+def _await_drained(job: Job) -> None:
+    """Blocks until the last reply, or for `DRAIN_TIMEOUT_S`."""
+    if not job.drained.wait(DRAIN_S):
+        job.abandon()  # a backlog may take minutes: what is left of it is not served
+        job.drained.wait(DRAIN_TIMEOUT_S - DRAIN_S)
 
 
 def pool_identity(cell: Cell, address: Any) -> tuple[Any, ...]:
