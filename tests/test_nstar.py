@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.analysis.nstar import crossing, exponents, falling, left_out_errors
+from bench.analysis.nstar import crossing, falling, law, left_out_errors
 from bench.analysis.queueing import erlang_c, servers_needed
 
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=6)
@@ -79,36 +79,47 @@ def test_n_star_is_found_from_noisy_shares(load: float) -> None:
     assert np.std(known) < 0.06 * true + 0.4
 
 
-def loads(rng: np.random.Generator, scatter: float, law: tuple[float, float]) -> list[np.ndarray]:
-    """Three blocks of seven loads: sizes, L, rate, block."""
-    in_flight = np.tile([10, 10.4, 10.8, 2.4, 5.3, 20.3, 40.5], 3)
-    rate = np.tile([500.0, 1000, 2000, 1000, 1000, 1000, 1000], 3)
-    block = np.repeat([1, 2, 3], 7)
+IN_FLIGHT = np.tile([10, 10.4, 10.8, 2.4, 5.3, 20.3, 40.5], 3)
+RATE = np.tile([500.0, 1000, 2000, 1000, 1000, 1000, 1000], 3)
+BLOCK = np.repeat([1, 2, 3], 7)
+
+
+def sizes(rng: np.random.Generator, scatter: float, b: float, c: float) -> np.ndarray:
+    """N* of three blocks of seven loads by a known law; a block has a level of its own."""
     noise = rng.normal(0, scatter, 21) + np.repeat(rng.normal(0, 0.03, 3), 7)
-    return [3 * in_flight ** law[0] * rate ** law[1] * np.exp(noise), in_flight, rate, block]
+    return 3 * IN_FLIGHT**b * RATE**c * np.exp(noise)
 
 
-@pytest.mark.parametrize("law", [(0.7, 0.0), (0.7, 0.2), (0.0, 1.0)])
-def test_the_exponents_intervals_hold_the_truth_19_times_in_20(law: tuple[float, float]) -> None:
+@pytest.mark.parametrize(("b", "c"), [(0.7, 0.0), (0.7, 0.2), (0.0, 1.0)])
+def test_the_exponents_intervals_hold_the_truth_19_times_in_20(b: float, c: float) -> None:
     rng = np.random.default_rng(3)
     hits = np.zeros(2)
     rounds = 600
     for _ in range(rounds):
-        sizes, in_flight, rate, block = loads(rng, 0.05, law)
-        found = exponents(sizes, [in_flight, rate], block.tolist())
-        hits += [each.low <= true <= each.high for each, true in zip(found, law, strict=True)]
+        found = law(sizes(rng, 0.05, b, c), IN_FLIGHT, RATE, BLOCK.tolist())
+        hits += [each.low <= true <= each.high for each, true in zip(found, (b, c), strict=True)]
     assert np.all(np.abs(hits / rounds - 0.95) < 0.03)
 
 
+def test_a_need_that_is_no_power_of_what_is_in_flight_has_no_exponent_of_the_rate() -> None:
+    """Erlang's N*, which grows as L and √L together."""
+    rng = np.random.default_rng(5)
+    true = np.array([servers_needed(load, 0.01) for load in IN_FLIGHT])
+    held = [
+        law(true * np.exp(rng.normal(0, 0.03, 21)), IN_FLIGHT, RATE, BLOCK.tolist())
+        for _ in range(300)
+    ]
+    assert np.mean([each.rate.low <= 0 <= each.rate.high for each in held]) > 0.9
+    assert np.mean([each.rate.low >= -0.1 and each.rate.high <= 0.1 for each in held]) > 0.95
+    assert np.mean([each.in_flight.value for each in held]) == pytest.approx(0.75, abs=0.05)
+
+
 def test_exponents_that_no_load_tells_apart_are_refused() -> None:
-    sizes, in_flight, rate, block = loads(np.random.default_rng(1), 0.01, (0.7, 0.0))
-    same_rate = rate == 1000
-    with pytest.raises(ValueError, match="apart"):
-        exponents(
-            sizes[same_rate], [in_flight[same_rate], rate[same_rate]], block[same_rate].tolist()
-        )
-    with pytest.raises(ValueError, match="apart"):
-        exponents(sizes[:3], [in_flight[:3], rate[:3]], block[:3].tolist())
+    found = sizes(np.random.default_rng(1), 0.01, 0.7, 0.0)
+    same_rate = RATE == 1000
+    for some in (same_rate, np.arange(21) < 3, np.zeros(21, dtype=bool)):
+        with pytest.raises(ValueError, match="apart"):
+            law(found[some], IN_FLIGHT[some], RATE[some], BLOCK[some].tolist())
 
 
 def test_a_rule_is_judged_on_loads_it_was_not_fitted_to() -> None:

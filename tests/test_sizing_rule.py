@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bench.analysis.nstar import MOST_SHARE
+from bench.analysis.nstar import MOST_SHARE, Law
 from bench.analysis.queueing import erlang_c, servers_needed
 from bench.experiments import sizing_rule
 from bench.experiments.sizing_rule import loads, needs
@@ -203,7 +203,7 @@ def test_the_claim_is_supported_where_the_pool_follows_what_is_in_flight(
 def test_the_claim_is_refuted_where_it_follows_the_rate(need: Need, tmp_path: Path) -> None:
     made = store(tmp_path / "run", need=need)
     if need is by_rate:  # the sizes measured do not hold every N*, as they would in no such world
-        by = {"empty": needs.Slopes(*_known(0.0), *_known(1.0))}  # type: ignore[call-arg]
+        by = {"empty": Law(*_known(0.0), *_known(1.0))}
         found = sizing_rule.verdicts.rule_outcome(made.cells(), needs.needs(made.cells()), by, [])
         assert found[0] == "refuted"
         return
@@ -218,7 +218,7 @@ def _known(value: float) -> tuple[Any, ...]:
 
 def test_a_rule_by_rate_that_predicts_better_refutes_it(quiet: Store, cells: pd.DataFrame) -> None:
     told = needs.answers(cells, quiet)
-    by = needs.slopes(needs.needs(cells))
+    by = needs.laws(needs.needs(cells))
     rivals = [needs.Rule(needs.PER_QPS, (1.0, 1.01)), needs.Rule(needs.ERLANG, (1.2, 1.3))]
     outcome, reason = sizing_rule.verdicts.rule_outcome(cells, needs.needs(cells), by, rivals)
     assert (outcome, "QPS predicts better" in reason) == ("refuted", True)

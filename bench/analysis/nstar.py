@@ -68,30 +68,40 @@ def falling(values: ArrayLike, weights: ArrayLike) -> Array:
     return np.array([mean for mean, _, members in groups for _ in range(int(members))])
 
 
-def exponents(
-    sizes: ArrayLike, factors: Sequence[ArrayLike], blocks: Sequence[int],
-    confidence: float = CONFIDENCE,
-) -> list[Estimate]:  # fmt: skip
-    """b, c, … of N* = a · F₁^b · F₂^c …, with intervals, a level of its own for each block.
+class Law(NamedTuple):
+    """N* ∝ L^`in_flight` · rate^`rate`: the exponents, of L at the geometric mean of all L."""
 
-    Least squares on logarithms; Student's t on the residuals, which hold both the replicates'
-    scatter and what a power law misses. Raises ValueError where there are no degrees of freedom.
+    in_flight: Estimate
+    rate: Estimate
+
+
+def law(
+    sizes: ArrayLike, in_flight: ArrayLike, rate: ArrayLike, blocks: Sequence[int],
+    confidence: float = CONFIDENCE,
+) -> Law:  # fmt: skip
+    """The law over all loads and replicates: log N* = b·l + d·l² + c·log rate + a level per block,
+    l = log L less its mean.
+
+    What chance needs above the mean grows as √L, so N* is no pure power of L; without d, that
+    departure would count as scatter and drown the rate's exponent. Least squares; Student's t on
+    the residuals. Raises ValueError where the loads do not tell the exponents apart.
     """
-    logs = np.log(np.asarray(sizes, dtype=float))
+    logs, load, offered = (np.log(np.asarray(each, float)) for each in (sizes, in_flight, rate))
+    middle = load - load.mean() if len(load) else load
     levels = np.equal.outer(np.asarray(blocks), np.unique(blocks)).astype(float)
-    wanted = [np.log(np.asarray(each, dtype=float)) for each in factors]
-    design = np.column_stack([*wanted, levels])
+    design = np.column_stack([middle, offered, middle**2, levels])
     freedom = len(logs) - design.shape[1]
     if freedom < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
-        raise ValueError(f"{len(logs)} values of N* do not tell {len(factors)} exponents apart")
+        raise ValueError(f"{len(logs)} values of N* do not tell L and rate apart")
     found, _, _, _ = np.linalg.lstsq(design, logs, rcond=None)
     spread = np.sum((logs - design @ found) ** 2) / freedom * np.linalg.inv(design.T @ design)
     t = float(special.stdtrit(freedom, (1 + confidence) / 2))
     halves = t * np.sqrt(np.diag(spread))
-    return [
-        Estimate(float(b), float(b - half), float(b + half), "", len(logs))
-        for b, half in zip(found[: len(factors)], halves, strict=False)
-    ]
+    b, c = (
+        Estimate(float(value), float(value - half), float(value + half), "", len(logs))
+        for value, half in zip(found[:2], halves, strict=False)
+    )
+    return Law(b, c)
 
 
 def left_out_errors(sizes: ArrayLike, factor: ArrayLike) -> Array:

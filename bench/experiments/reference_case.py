@@ -89,7 +89,7 @@ KNEE_USERS: dict[Profile, tuple[int, ...]] = {
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 5, "full": 8}
 OPEN_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.6, "full": 1.0}
 BRIEF_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.3, "full": 0.6}
-CLOSED_S: dict[Profile, float] = {"smoke": 0.3, "standard": 0.35, "full": 0.8}
+CLOSED_S: dict[Profile, float] = {"smoke": 0.3, "standard": 0.6, "full": 0.8}
 CLOSED_WARMUP_S = 0.1
 # A lazy pool begins with a storm of connections, whose line must be gone before the window.
 OPEN_WARMUP_S: dict[Opening, float] = {"prefilled": 0.15, "lazy": 0.4}

@@ -81,7 +81,7 @@ def _draw_rule(of: Story, title: str) -> Figure:
     footnote(
         figure,
         f"Smallest pool in which at most {MOST_SHARE:.0%} of requests find no free connection; "
-        f"{_replicates(steady)}, bars: 95 % interval. Open loop, Poisson, prefilled."
+        f"{_replicates(steady)}, bars: 95 % interval. Open loop, Poisson, prefilled. "
         "Grey band: the loads with the same L.",
     )
     return figure

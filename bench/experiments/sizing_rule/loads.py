@@ -31,7 +31,7 @@ WARMUP_S, WARMUP_HOLDS = 0.1, 3
 
 # The series without the link: the server's own work is the hold time, which grows with its load.
 LOOPS = 100_000  # about 0.4 ms
-SERVER_QPS = (500.0, 1_100.0, 1_600.0)
+SERVER_QPS = (500.0, 1_000.0, 1_500.0)
 SERVER_SIZES = (4, 7, 10, 13)  # at the highest of these rates
 SERVER_CONTROL, SERVER_CONTROL_S = 40, 2.5
 

@@ -16,8 +16,9 @@ from bench.analysis.nstar import (
     MOST_SHARE,
     SERVED,
     Crossing,
+    Law,
     crossing,
-    exponents,
+    law,
     left_out_errors,
 )
 from bench.analysis.queueing import servers_needed
@@ -198,29 +199,24 @@ def _found_empty(requests: pd.DataFrame, size: int) -> NDArray[np.bool_]:
 # The rule
 
 
-class Slopes(NamedTuple):
-    """N* ∝ L^`in_flight` · rate^`qps` by one objective."""
-
-    in_flight: Estimate
-    qps: Estimate
-
-
 OBJECTIVES = {
     "empty": f"at most {MOST_SHARE:.0%} find the pool empty",
     "long": f"p99 of the wait at most {si(LONG_WAIT_S, 's')}",
 }
 
 
-def slopes(found: list[Need]) -> dict[str, Slopes]:
+def laws(found: list[Need]) -> dict[str, Law]:
     """By each objective, over the Poisson loads; empty where too little is known."""
     told = {}
     for objective in OBJECTIVES:
         known = [need for need in steady(found)
                  if not math.isnan(getattr(need, objective).connections)]  # fmt: skip
-        sizes = [getattr(need, objective).connections for need in known]
-        factors = [[need.in_flight for need in known], [need.qps for need in known]]
         try:
-            told[objective] = Slopes(*exponents(sizes, factors, [need.block for need in known]))
+            told[objective] = law(
+                [getattr(need, objective).connections for need in known],
+                [need.in_flight for need in known], [need.qps for need in known],
+                [need.block for need in known],
+            )  # fmt: skip
         except ValueError:
             return {}
     return told

@@ -6,6 +6,7 @@ import math
 
 import pandas as pd
 
+from bench.analysis.nstar import Law
 from bench.analysis.replicates import REPLICATES_NEEDED, is_known, last_attempts
 from bench.analysis.sentences import counted, why_undecided
 from bench.experiments.sizing_rule.needs import (
@@ -18,13 +19,12 @@ from bench.experiments.sizing_rule.needs import (
     Answer,
     Need,
     Rule,
-    Slopes,
     answers,
     cores,
+    laws,
     named,
     needs,
     rules,
-    slopes,
     steady,
 )
 from bench.model import Estimate, Outcome, Verdict
@@ -42,12 +42,12 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
 def judge_rule(cells: pd.DataFrame, told: list[Answer], store: Store) -> Verdict:
     """C4, from the answers of these cells."""
     found = needs(cells)
-    by = slopes(found)
+    by = laws(found)
     outcome, reason = rule_outcome(cells, found, by, rules(told, cores(store)))
     estimates = {
         f"exponent of {factor}, {OBJECTIVES[objective]}": estimate
         for objective, each in by.items()
-        for factor, estimate in (("the rate", each.qps), ("L", each.in_flight))
+        for factor, estimate in (("the rate", each.rate), ("L", each.in_flight))
     }
     return Verdict(
         "C4",
@@ -64,22 +64,22 @@ def _rests_on(found: list[Need]) -> tuple[str, ...]:
 
 
 def rule_outcome(
-    cells: pd.DataFrame, found: list[Need], by: dict[str, Slopes], rivals: list[Rule]
+    cells: pd.DataFrame, found: list[Need], by: dict[str, Law], rivals: list[Rule]
 ) -> tuple[Outcome, str]:
     """By the rule of C4, and why."""
     if lacking := _lacking(cells, found, by):
         return "undecided", lacking
-    said = "; ".join(f"{OBJECTIVES[objective]}: {law(each)}" for objective, each in by.items())
+    said = "; ".join(f"{OBJECTIVES[objective]}: {said_law(each)}" for objective, each in by.items())
     typical = {rule.name: rule.typical for rule in rivals}
     if typical.get(PER_QPS, math.inf) < typical.get(ERLANG, 0.0):
         return "refuted", f"a pool ∝ QPS predicts better than Erlang C; {said}"
-    if any(_outside(each.qps) for each in by.values()):
+    if any(_outside(each.rate) for each in by.values()):
         return "refuted", said
-    decided = all(_within(each.qps) and each.in_flight.low > 0 for each in by.values())
+    decided = all(_within(each.rate) and each.in_flight.low > 0 for each in by.values())
     return ("supported" if decided else "undecided"), said
 
 
-def _lacking(cells: pd.DataFrame, found: list[Need], by: dict[str, Slopes]) -> str:
+def _lacking(cells: pd.DataFrame, found: list[Need], by: dict[str, Law]) -> str:
     if not by:
         return _why(cells, "rule")
     replicates = len({need.block for need in steady(found)})
@@ -100,9 +100,9 @@ def _within(exponent: Estimate) -> bool:
     return exponent.low >= -EXPONENT and exponent.high <= EXPONENT
 
 
-def law(each: Slopes) -> str:
+def said_law(each: Law) -> str:
     """Both exponents with their intervals."""
-    return f"N* ∝ L^{power(each.in_flight)} · rate^{power(each.qps)}"
+    return f"N* ∝ L^{power(each.in_flight)} · rate^{power(each.rate)}"
 
 
 def power(exponent: Estimate) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from bench.analysis.nstar import MOST_SHARE
+from bench.analysis.nstar import MOST_SHARE, Law
 from bench.analysis.queueing import in_flight_quantile
 from bench.analysis.replicates import last_attempts
 from bench.analysis.sentences import counted
@@ -19,19 +19,18 @@ from bench.experiments.sizing_rule.needs import (
     Answer,
     Held,
     Rule,
-    Slopes,
     answers,
     cores,
     held,
+    laws,
     named,
     needs,
     pods,
     rules,
     server_controls,
-    slopes,
     sound_pods,
 )
-from bench.experiments.sizing_rule.verdicts import judge_rule, law, power
+from bench.experiments.sizing_rule.verdicts import judge_rule, power, said_law
 from bench.figures import audit
 from bench.figures.units import si
 from bench.model import Verdict
@@ -45,7 +44,7 @@ class Story(NamedTuple):
     store: Store
     told: list[Answer]
     rivals: list[Rule]
-    by: dict[str, Slopes]
+    by: dict[str, Law]
     verdict: Verdict
     held: dict[Load, Held]
 
@@ -56,7 +55,7 @@ def story(cells: pd.DataFrame, store: Store) -> Story:
     rivals = rules(told, cores(store))
     in_flight = {load: held(cells, store, load) for load in SAME_IN_FLIGHT}
     return Story(
-        last_attempts(cells), store, told, rivals, slopes(needs(cells)),
+        last_attempts(cells), store, told, rivals, laws(needs(cells)),
         judge_rule(cells, told, store),
         {load: found for load, found in in_flight.items() if found is not None},
     )  # fmt: skip
@@ -93,8 +92,8 @@ def _rule_finding(of: Story) -> str:
     return f"{head}{law}{_at_one_rate(of.told)}{_at_one_load(of.told)}"
 
 
-def _in_short(law: Slopes) -> str:
-    return f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.qps)}"
+def _in_short(law: Law) -> str:
+    return f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}"
 
 
 def _at_one_rate(told: list[Answer]) -> str:
@@ -210,15 +209,16 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _rule_prose(of: Story) -> str:
-    laws = "; ".join(f"with {OBJECTIVES[name]}, {law(each)}" for name, each in of.by.items())
+    laws = "; ".join(f"with {OBJECTIVES[name]}, {said_law(each)}" for name, each in of.by.items())
     return (
         "Left, the pools needed lie on one curve against what is in flight, whatever the rate "
         "(colours). Right, the same pools against the rate: at one rate they differ as the calls "
         "do, and at one number in flight three rates need the same. "
         f"Fitted over all replicates: {laws or 'too few loads for exponents'}. The exponent of L "
-        "is below 1 because the room above the mean that chance needs grows only as √L; so small "
-        "pools need relatively more. The second objective is a wait in seconds, and so not free "
-        "of scale: a pool of slower calls needs slightly more for the same wait."
+        "(in the middle of the loads) is below 1, because the room above the mean that chance "
+        "needs grows only as √L: small pools need relatively more. The second objective is a wait "
+        "in seconds, and so not free of scale: a pool of slower calls needs slightly more for the "
+        "same wait."
     )
 
 
