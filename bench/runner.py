@@ -37,8 +37,12 @@ class Block:
 
     number: int
     replicate: int
-    workers: int
     cells: tuple[Cell, ...]
+
+    @property
+    def workers(self) -> int:
+        """As many as any of its cells needs; those that a cell does not need rest."""
+        return max(cell.workers for cell in self.cells)
 
 
 def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
@@ -47,16 +51,13 @@ def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
     for plan in plans:
         for replicate in range(1, plan.replicates + 1):
             planned = plan.cells + (plan.once if replicate == 1 else ())
-            for workers in sorted({cell.workers for cell in planned}):
-                cells = [cell for cell in planned if cell.workers == workers]
-                number = len(made) + 1
-                order = tuple(_shuffled(cells, seed, number))
-                made.append(Block(number, replicate, workers, order))
+            number = len(made) + 1
+            made.append(Block(number, replicate, tuple(_shuffled(planned, seed, number))))
     random.Random(f"{seed}/blocks").shuffle(made)  # no experiment has one end of the run
     return made
 
 
-def _shuffled(cells: list[Cell], seed: int, number: int) -> Iterator[Cell]:
+def _shuffled(cells: Iterable[Cell], seed: int, number: int) -> Iterator[Cell]:
     rng = random.Random(f"{seed}/{number}")
     groups: dict[object, list[Cell]] = {}
     for cell in cells:
@@ -164,7 +165,8 @@ def _run_block(
         log = stack.enter_context((Path(store.folder) / "workers.log").open("ab"))
         rig = stack.enter_context(Rig(settings, cells))
         store.note_server(rig.server.flavour, rig.server.version)
-        users = max(cell.concurrency for cell in cells)
+        each = max(-(-cell.concurrency // cell.workers) for cell in cells)
+        users = block.workers * each
         swarm = stack.enter_context(Swarm(block.workers, users, rig.server.url, log))
         for cell in cells:
             watcher.measures(cell)

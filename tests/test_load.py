@@ -294,6 +294,15 @@ def check_a_staircase_tells_of_the_control_alone_what_was_held_and_when() -> Non
     )
 
 
+def check_a_cell_lets_workers_rest_that_it_does_not_need() -> None:
+    alone = dataclasses.replace(CELL, pool_size=6, rtt_s=0.01)
+    _, rested = measured(3, [STAIRCASE, alone])
+    assert not failed_gates(rested)
+    assert [(pod.worker, pod.pool_size) for pod in rested.pods] == [(0, 6)]
+    assert rested.workers_lost == 0
+    assert rested.server_connections_peak < 6 + 30  # the others' 4 and 30 are closed
+
+
 def check_a_script_keeps_the_server_busy_and_is_counted() -> None:
     idle = dataclasses.replace(CELL, concurrency=5)
     busy = dataclasses.replace(idle, workload=Workload(script_loops=50_000))

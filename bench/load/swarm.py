@@ -79,11 +79,13 @@ class Swarm:
         return [process.pid for process in self._processes]
 
     def prepare(self, cell: Cell, address: Address | None, seed: int) -> list[dict[str, Any]]:
-        """Have every worker open its pool for `cell`; blocks until all are prefilled.
+        """Have the cell's workers open their pools; blocks until all are prefilled. The swarm may
+        have more workers: these close theirs.
 
         Workers share the seed, so that bursts come to all at once; what else is random in them
         differs by their number.
         """
+        self._close_pools_of(self._ids[cell.workers :])
         fields = dataclasses.asdict(cell)
         asked = self._ask(
             "prepare",
@@ -92,37 +94,42 @@ class Swarm:
                     "cell": fields, "address": address, "share": share,
                     "seed": seed, "worker": index,
                 }
-                for index, share in enumerate(shares(cell.concurrency, self._count))
+                for index, share in enumerate(shares(cell.concurrency, cell.workers))
             ],
         )  # fmt: skip
         return self._collect(asked, PREPARE_TIMEOUT_S)
 
     def enter(self, cell: Cell) -> None:
         """Let the prepared cell's users in; blocks until all are going and warmed up."""
-        self._collect(self._ask("enter", [{}] * self._count), cell.warmup_s + 2 * DRAIN_TIMEOUT_S)
+        self._collect(self._ask("enter", [{}] * cell.workers), cell.warmup_s + 2 * DRAIN_TIMEOUT_S)
 
     def start(self, cell: Cell) -> Running:
         """Begin the window of the cell whose users are going; returns at once."""
-        return Running(cell, self._ask("measure", [{}] * self._count))
+        return Running(cell, self._ask("measure", [{}] * cell.workers))
 
     def collect(self, running: Running) -> list[dict[str, Any]]:
         """Blocks until the cell is over: each worker's share of the figures, but for those of
         workers that were lost meanwhile. Raises ApparatusLost when none is left."""
         answers = [self._answers[tag] for tag in running.tags]
         deadline = clock() + running.cell.measure_s + 2 * DRAIN_TIMEOUT_S
-        while sum(answer.ready() for answer in answers) < self._alive() and clock() < deadline:
-            gevent.wait(answers, timeout=0.1, count=self._alive())
+        while sum(map(AsyncResult.ready, answers)) < self._alive(running) and clock() < deadline:
+            gevent.wait(answers, timeout=0.1, count=self._alive(running))
         answered = [tag for tag in running.tags if self._answers[tag].ready()]
         if not answered:
-            raise self.loss(self._count)
+            raise self.loss(running.cell.workers)
         return [self._answer(tag) for tag in answered]
 
-    def _alive(self) -> int:
-        return sum(process.poll() is None for process in self._processes)
+    def _alive(self, running: Running) -> int:
+        """Of the cell's workers, if those that ended are among them: no other can be waited for."""
+        ended = sum(process.poll() is not None for process in self._processes)
+        return running.cell.workers - ended
 
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""
-        self._collect(self._ask("close", [{}] * self._count), PREPARE_TIMEOUT_S)
+        self._close_pools_of(self._ids)
+
+    def _close_pools_of(self, workers: Sequence[str]) -> None:
+        self._collect(self._ask("close", [{}] * len(workers), workers), PREPARE_TIMEOUT_S)
 
     def check(self) -> None:
         """Raise ApparatusLost if a worker has ended: Locust itself has no event for it."""
@@ -170,9 +177,12 @@ class Swarm:
                 raise ApparatusLost(f"a worker took more than {HELLO_TIMEOUT_S:g} s {what}")
             gevent.sleep(POLL_S)
 
-    def _ask(self, verb: str, arguments: Sequence[dict[str, Any]]) -> list[str]:
+    def _ask(
+        self, verb: str, arguments: Sequence[dict[str, Any]], workers: Sequence[str] = ()
+    ) -> list[str]:
+        """One message each for `workers`, or for the first ones."""
         tags = []
-        for worker, args in zip(self._ids, arguments, strict=True):
+        for worker, args in zip(workers or self._ids[: len(arguments)], arguments, strict=True):
             tag = f"{verb}-{next(self._tags)}"
             self._answers[tag] = AsyncResult()
             tags.append(tag)

@@ -2,9 +2,9 @@
 
 Open loop through the link, prefilled. The same mean in flight L is reached by different rates, and
 the same rate by different L. In each window up to three pods, a worker each with a pool of its own,
-take arrivals at the same rate side by side: five pool sizes around the one to be expected, and a pool of
-more than 4 L, in which W₀ and the number in flight are measured (the control). So all sizes see the
-same moments of the machine, and a block holds every size once: its N* is one replicate.
+take arrivals at the same rate side by side: five pool sizes around the one to be expected, and a
+pool of more than 4 L, in which W₀ and the number in flight are measured (the control). So all sizes
+see the same moments of the machine, and a block holds every size once: its N* is one replicate.
 """
 
 from bench.experiments.sizing_rule.figures import figures, own_curve

@@ -12,8 +12,8 @@ from bench.model import Arrivals, Cell, Plan, Profile, Workload
 
 NAME = "sizing_rule"
 
-# Side by side, and what they may offer together: at 6,000/s the cores of a two-core machine are 55 to
-# 62 % busy, which is what the gate `cores` ends at.
+# Side by side, and what they may offer together: at 6,000/s the cores of a two-core machine are 55
+# to 62 % busy, which is where the gate `cores` ends.
 PODS, TOGETHER_QPS = 3, 4_000.0
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 # A little above 2,500 and 10,000, which chance must not undercut.
