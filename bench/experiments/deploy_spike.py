@@ -243,31 +243,15 @@ def _felt_of(row: Any, store: Store) -> tuple[float, ...]:
 
 
 def usable(cells: pd.DataFrame) -> pd.DataFrame:
-    """Rule 7's evidence, and beside it what only this experiment means to provoke.
+    """Rule 7's evidence, and beside it the server as the limit, where it is meant to be.
 
-    The server as the limit, where it is meant to be. What makes a command slow there is its queue:
-    so “machine” for waits beside a slow command says nothing as long as cores had time to spare.
-    And a lazy pool that sent late, where the prefilled one beside it was evidence: connecting is
-    the client's own work and made it late, and latency holds that.
+    What makes a command slow there is the server's queue: so “machine” for waits beside a slow
+    command says nothing as long as cores had time to spare.
     """
-    kept = evidence(cells)
     spare = cells["machine_busy_share"].astype(float).fillna(0.0) < CORE_BUSY
     limit = (cells["bound_by"] == "server") | ((cells["bound_by"] == "machine") & spare)
-    served = cells[cells["arm"].str.startswith("server") & limit]
-    kept = pd.concat([kept, served[served["valid"]]])
-    late = cells[(cells["opening"] == "lazy") & cells["bound_by"].isin(["generator", "machine"])]
-    late = late[spare[late.index] & late["invalid_reasons"].map(_only_late).astype(bool)]
-    controls = set(_control_keys(kept[kept["opening"] == "prefilled"]))
-    chosen = [key in controls for key in _control_keys(late)]
-    return pd.concat([kept, late[chosen]])
-
-
-def _only_late(reasons: str) -> bool:
-    return reasons.startswith("send_lag: ") and "; " not in reasons
-
-
-def _control_keys(cells: pd.DataFrame) -> list[tuple[Any, ...]]:
-    return list(zip(cells["arm"], cells["pool_size"], cells["block"], strict=True))
+    meant = cells["arm"].str.startswith("server") & limit & cells["valid"]
+    return pd.concat([evidence(cells), cells[meant]])
 
 
 def part(known: pd.DataFrame, situation: str, shape: str, pool: int, opening: str) -> pd.DataFrame:
@@ -378,7 +362,7 @@ RULE = (
     f"the median of {si(BUCKET_S, 's')} is back within {SLOW:g} × that before the spike, told no "
     f"finer than that. Supported: all of them below 1; refuted: one or more not below 1 and above "
     f"{LESS:g}, so that an improvement by a fifth is ruled out. The server may be the limit where "
-    "it is meant to be; a lazy pool may send late where the prefilled one beside it did not"
+    "it is meant to be"
 )
 
 
