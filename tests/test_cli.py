@@ -336,11 +336,12 @@ def test_a_run_leaves_its_certificate_and_its_verdicts(tmp_path: Path) -> None:
     assert rows["server stopped: p99 recorded ÷ theory"]["reached"] is True
     for beside in ("noise_rows", "recording_rows", "merging_rows", "cross_check"):
         assert (rows[beside]["value"], rows[beside]["reached"]) == (2.0, False)
-    assert [each["claim"] for each in verdicts] == ["I1", "I2", "I3", "I4"]
+    told = {each["claim"]: each for each in verdicts}
+    assert told.keys() >= {"I1", "I2", "I3", "I4", "C4", "C5a", "C6a", "C14"}
     for each in verdicts:
         assert each["outcome"] == "undecided"  # of a smoke run
         assert each["rule"]
-    assert verdicts[0]["estimates"]["p99 recorded ÷ theory"]["low"] is None
+    assert told["I1"]["estimates"]["p99 recorded ÷ theory"]["low"] is None
 
     before = (folder / "run.json").read_bytes()
     again = bench("run", "--resume", str(folder))

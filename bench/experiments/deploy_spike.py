@@ -745,13 +745,13 @@ def _latency_prose(known: pd.DataFrame) -> str:
 
 def _recoveries(known: pd.DataFrame) -> str:
     said = [
-        f"{_pool(pool, opening)} {_recovered(_fit(known, situation, pool, opening))} "
+        f"{_pool(pool, opening)}: {_recovered(_fit(known, situation, pool, opening))} "
         f"{UNDER[situation]}"
         for situation in SITUATIONS
         for pool, opening in ((SMALL, WARM), (COVERING, WARM), (BIG, WARM), (BIG, LAZY))
         if len(_fit(known, situation, pool, opening))
     ]
-    return f"Time to recover from the burst, by pool: {'; '.join(said) or 'no evidence'}."
+    return f"Time to recover from the burst, pool of {'; '.join(said) or 'no evidence'}."
 
 
 def _recovered(own: pd.DataFrame) -> str:

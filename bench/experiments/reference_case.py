@@ -629,8 +629,8 @@ def _added_outcome(found: list[Added], more: list[More]) -> tuple[Outcome, str]:
 
 def _ratios_said(found: list[Added]) -> str:
     return ", ".join(
-        f"{each.name} {as_factor(each.ratio)} of {counted(each.ratio.n, 'pair')}, would show "
-        f"{si(each.same.detectable, 'share')}"
+        f"{each.name} {as_factor(each.ratio)} of {counted(each.ratio.n, 'pair')}, could "
+        f"tell {si(each.same.detectable, 'share')}"
         if is_known(each.ratio)
         else f"{each.name}: {counted(each.ratio.n, 'pair')}"
         for each in found
@@ -688,10 +688,13 @@ def _wait_finding(cells: pd.DataFrame, store: Store) -> str:
         return f"Whether a pool of {COVERS} covers {CASE} is undecided: {unfit}"
     found, mean = headroom(known), load(cells).in_flight.value
     outcome, _ = _headroom_outcome(cells, store, steady_arrivals(cells))
-    verb = {"supported": "covers", "refuted": "does not cover",
-            "undecided": "is not shown to cover, nor to miss,"}[outcome]  # fmt: skip
+    head = {
+        "supported": f"A pool of {COVERS} covers {CASE}",
+        "refuted": f"A pool of {COVERS} does not cover {CASE}",
+        "undecided": f"Whether a pool of {COVERS} covers {CASE} is undecided",
+    }[outcome]
     return (
-        f"A pool of {COVERS} {verb} {CASE}: {_spread(found.empty)} of requests find it empty "
+        f"{head}: {_spread(found.empty)} of requests find it empty "
         f"(theory {si(erlang_c(COVERS, mean), 'share')} at L {mean:.1f}), p99 waits "
         f"{_spread(found.wait)}"
     )
@@ -1055,13 +1058,14 @@ def _wait_prose(cells: pd.DataFrame, store: Store) -> str:
     return (
         f"{CASE} need {IN_FLIGHT:g} connections on average, by Little's law; pools of that size or "
         "less are the limit themselves, and their line grows for as long as the load lasts. What "
-        "more is for is chance: arrivals come in no order. "
-        f"A pool of {COVERS} was found empty by {_median(own, 'pool_empty_share', 'share')} of "
-        f"Poisson arrivals, and by {_median(bursts, 'pool_empty_share', 'share')} in bursts of "
-        f"{_bursts_said()}; the null control of {CONTROL} by "
+        "more is for is chance, for arrivals are random. "
+        f"The median pool of {COVERS} was found empty by "
+        f"{_median(own, 'pool_empty_share', 'share')} of Poisson arrivals, and by "
+        f"{_median(bursts, 'pool_empty_share', 'share')} in bursts of {_bursts_said()} (titles and "
+        "verdicts have geometric means of what is evidence); the null control of {CONTROL} by "
         f"{_median(control, 'pool_empty_share', 'share')}. The objective: {OBJECTIVE}. "
         f"{len(rested)} of {counted(len(own), 'measurement')} of the pool of {COVERS} are "
-        f"evidence beside a control that held, {len(quiet(rested))} of them with no core above "
+        f"evidence beside a control that held; in {len(quiet(rested))} of these no core was above "
         f"{_percent(QUIET_CORE)}. {_bunching_said(bunching(cells, store))}"
     )
 
@@ -1103,12 +1107,10 @@ def _variant_prose(cells: pd.DataFrame, variant: Variant) -> str:
     if large.empty:
         return ""
     found, more = added(cells, variant), descriptors(cells, variant)
-    server, client = (_median(large, column, "bytes") for column in (
-        "server_client_memory_bytes", "client_rss_bytes"))  # fmt: skip
+    server = _median(large, "server_client_memory_bytes", "bytes")
     held = _descriptors_said(more)
     return (
-        f"**{NAMES[variant]}**: {held}; {_ratios_said(found)}. The server's clients take {server}, "
-        f"the worker {client} in all"
+        f"**{NAMES[variant]}**: {held}; {_ratios_said(found)}. The server's clients take {server}"
     )
 
 

@@ -40,6 +40,7 @@ from bench.figures.curves import draw_curve, draw_theory, label_ends
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import INK, LINE, MUTED, NEUTRAL, marker, pool_style, rate_style
 from bench.figures.units import si
+from bench.model import MOST_QPS, Estimate
 from bench.store import Store
 
 MOST_IN_FLIGHT = 10_000
@@ -70,8 +71,8 @@ def _draw_rule(of: Story, title: str) -> Figure:
     panel_title(by_load, "against concurrency: L = rate × hold time, whatever the rate")
     panel_title(by_rate, "the same pools against the rate; labels: how long a call takes")
     for each in steady:
-        _point(by_load, each, each.in_flight)
-        _point(by_rate, each, each.load.qps)
+        _point(by_load, each.empty, each.load, each.in_flight)
+        _point(by_rate, each.empty, each.load, each.load.qps)
     _draw_laws(by_load)
     _needs_axes([by_load, by_rate], steady)
     by_load.legend(handles=_rate_marks(steady), loc="upper left", title="rate offered to a pod",
@@ -80,7 +81,7 @@ def _draw_rule(of: Story, title: str) -> Figure:
     _rate_axis(by_rate, steady)
     footnote(
         figure,
-        f"Smallest pool in which at most {MOST_SHARE:.0%} of requests find no free connection; "
+        f"N*: where the share of requests that find no free connection falls to {MOST_SHARE:.0%}; "
         f"{_replicates(steady)}, bars: 95 % interval. Open loop, Poisson, prefilled. "
         "Grey band: the loads with the same L.",
     )
@@ -114,11 +115,12 @@ def _rate_axis(axes: Axes, told: list[Answer]) -> None:
                        rate_style(each.load.qps)) for each in told])  # fmt: skip
 
 
-def _point(axes: Axes, each: Answer, x: float) -> None:
-    low, high = (
-        [end] if not math.isnan(end) else None for end in (each.empty.low, each.empty.high)
-    )
-    draw_curve(axes, rate_style(each.load.qps), [x], [each.empty.value], low=low, high=high)
+def _point(axes: Axes, need: Estimate, load: Load, x: float) -> None:
+    """The markers of lower rates are larger, and drawn first: where several coincide, all show."""
+    style = rate_style(load.qps)
+    axes.vlines([x], need.low, need.high, color=style.colour, linewidth=3, alpha=0.35, zorder=2)
+    axes.plot([x], [need.value], linestyle="", **marker(style), zorder=3 + load.qps / MOST_QPS,
+              markersize=min(11.0, 7 * (1_000 / load.qps) ** 0.5))  # fmt: skip
 
 
 def _needs_axes(panels: list[Axes], told: list[Answer]) -> None:
@@ -153,9 +155,9 @@ def _draw_prediction(of: Story, title: str) -> Figure:
     points_.fill_between(ladder, ladder - allowed, ladder + allowed, color=MUTED, alpha=0.16, lw=0)
     draw_theory(points_, ladder, ladder)
     for each in of.told:
-        _point(points_, each, each.predicted)
+        _point(points_, each.whole, each.load, each.predicted)
     log_axis(points_.xaxis, "count", "predicted pool size")
-    log_axis(points_.yaxis, "count", "measured N*")
+    log_axis(points_.yaxis, "count", "measured N*, whole connections")
     points_.legend(handles=_rate_marks(of.told), loc="upper left", frameon=False)
     _draw_rivals(off, of)
     footnote(

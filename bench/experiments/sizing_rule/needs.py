@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,9 +125,18 @@ class Answer(NamedTuple):
         return self.erlang if self.load.peak_to_mean == 1 else math.ceil(self.simulated)
 
     @property
+    def whole(self) -> Estimate:
+        """N* by the first objective: the crossing, rounded up to whole connections."""
+        value, low, high = (
+            end if math.isnan(end) else math.ceil(end)
+            for end in (self.empty.value, self.empty.low, self.empty.high)
+        )
+        return replace(self.empty, value=value, low=low, high=high)
+
+    @property
     def measured(self) -> float:
         """The smallest whole pool that meets the first objective."""
-        return math.ceil(self.empty.value)
+        return self.whole.value
 
     @property
     def close(self) -> bool:
@@ -290,10 +299,12 @@ def answer_table(told: list[Answer]) -> pd.DataFrame:
                 "load": named(each),
                 "L": each.in_flight,
                 "W₀ s": each.hold_s,
-                "N* (empty)": each.empty.value,
+                "N*": each.measured,
+                "predicted": each.predicted,
+                "crossing": each.empty.value,
                 "from": each.empty.low,
                 "to": each.empty.high,
-                "N* (p99 wait)": each.long.value,
+                "crossing (p99 wait)": each.long.value,
                 "Erlang C": each.erlang,
                 "simulated": each.simulated,
                 "replicates": each.empty.n,

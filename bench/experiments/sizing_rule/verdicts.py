@@ -122,8 +122,9 @@ def _judge_prediction(cells: pd.DataFrame, told: list[Answer]) -> Verdict:
     return Verdict(
         "C4p",
         "The pool can be told from rate and hold time before it is searched for",
-        f"N* by Erlang C from λW₀, or for bursts by simulation, within ±{CLOSE} of the measured "
-        f"up to L = {CLOSE_UP_TO} and within {CLOSE_SHARE:.0%} above, for all loads but one",
+        f"N* by Erlang C from λW₀, or for bursts by simulation, within ±{CLOSE} of the measured, "
+        f"both in whole connections (the crossing rounded up), up to L = {CLOSE_UP_TO} and within "
+        f"{CLOSE_SHARE:.0%} above, for all loads but one",
         outcome, reason, {named(each): each.empty for each in known},
         _rests_on([need for need in needs(cells) if need.load in {each.load for each in known}]),
     )  # fmt: skip

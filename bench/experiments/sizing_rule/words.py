@@ -137,10 +137,10 @@ def _prediction_finding(of: Story) -> str:
 def _steps_finding(of: Story) -> str:
     if not of.told:
         return ""
-    sizes = [each.empty.value for each in of.told]
+    sizes = [each.measured for each in of.told]
     return (
-        f"{MOST_SHARE:.0%} of requests find the pool empty at {min(sizes):.0f} to "
-        f"{max(sizes):.0f} connections, whatever the rate"
+        f"The objective, {MOST_SHARE:.0%} of requests, is met by {min(sizes):.0f} to "
+        f"{max(sizes):.0f} connections: what is in flight decides, whatever the rate"
     )
 
 
@@ -258,9 +258,9 @@ def _control_said(controls: pd.DataFrame) -> str:
 def _burst_prose(of: Story) -> str:
     said = "; ".join(
         f"at a peak of {burst.load.peak_to_mean:g} × the mean "
-        f"{burst.empty.value / steady.empty.value:.2f} × the pool, "
-        f"{burst.empty.value / burst.in_flight:.2f} connections per call in flight "
-        f"instead of {steady.empty.value / steady.in_flight:.2f}"
+        f"{burst.measured / steady.measured:.2f} × the pool, "
+        f"{burst.measured / burst.in_flight:.2f} connections per call in flight "
+        f"instead of {steady.measured / steady.in_flight:.2f}"
         for steady, burst in bursts(of.told)
     )
     return (
