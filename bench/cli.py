@@ -272,13 +272,14 @@ def size(
     p50: Annotated[str | None, typer.Option(help="Or its median, with --p99.")] = None,
     p99: Annotated[str | None, typer.Option(help="Its 99th percentile.")] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="Or a .hlog, or a CSV with a column as latency_ms.")
+        str | None,
+        typer.Option(help="Or a .hlog, or a CSV with a column as latency_ms.", metavar="<path>"),
     ] = None,
     samples_unit: Annotated[
         str | None, typer.Option(help="Unit of the samples: ns, us, ms or s.")
     ] = None,
     from_run: Annotated[
-        Path | None, typer.Option("--run", help="Or a run folder of this suite.")
+        str | None, typer.Option("--run", help="Or a run folder of this suite.", metavar="<path>")
     ] = None,
     live: Annotated[
         bool, typer.Option("--live", help="Or measure REDIS_URL from here: PINGs, read-only.")
@@ -296,7 +297,7 @@ def size(
         int | None, typer.Option(help="Connections the server allows. Default: 10000.")
     ] = None,
     client: Annotated[
-        str, typer.Option(help="redis-py, jedis, lettuce, go-redis, node-redis, … or all.")
+        str, typer.Option(help="One or several, as redis-py,jedis,lettuce,go-redis,…; or all.")
     ] = "all",
     as_json: JsonOption = False,
 ) -> None:

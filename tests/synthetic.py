@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bench.analysis.gates import little_pool, little_users, served, settled
 from bench.analysis.statistics import summarise
 from bench.experiments import instrument, pool_sweep
-from bench.load.recorder import KINDS, Recorder
+from bench.load.recorder import IN_FLIGHT, KINDS, Recorder
 from bench.model import BoundBy, Cell, Observation, Percentiles, Plan, Profile, Workload
 from bench.store import Store
 
@@ -192,6 +192,7 @@ def _open(cell: Cell, block: int, truth: Truth) -> dict[str, Any]:
         "hiccup_max_s": 0.0007,
         "bound_by": bound,
         "in_flight_mean": mean,
+        "command_mean_s": window["sums_s"]["command"] / max(window["requests"], 1),
         "in_flight_peak": min(cell.pool_size, round(3 * mean) + 1),
         "client_cpu_us_per_op": 24.0 if cell.offered_qps < 3e4 else 22.0,
         "server_cpu_us_per_op": 10.0,
@@ -202,7 +203,10 @@ def _open(cell: Cell, block: int, truth: Truth) -> dict[str, Any]:
             settled([qps] * 8 if cell.steady else []),
         ),
         "series": [{"source": "workers", **row} for row in series],
-        "histograms": {kind: histograms[kind] for kind in KINDS},
+        "histograms": {
+            **{kind: histograms[kind] for kind in KINDS},
+            IN_FLIGHT: recorder.in_flight(0.0, cell.measure_s),
+        },
         "requests": [rows.tobytes()] if cell.keep_requests else [],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench.model import PreflightError
 from bench.rig.server import Server
+from bench.sizing import show
 from bench.sizing.advice import DOUBLE, FLAT, HALF, RECOMMENDED, Advice, advise, as_json
 from bench.sizing.clients import ALIASES, CLIENTS, settings
 from bench.sizing.holds import exponential, lognormal, measured
@@ -362,6 +365,56 @@ def test_the_screen_tells_size_evidence_timeouts_and_settings() -> None:
     assert max(map(len, done.stdout.splitlines())) < 400
 
 
+def told(monkeypatch: pytest.MonkeyPatch, advice: Advice, width: int) -> list[str]:
+    """The lines on a terminal so wide."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, highlight=False, emoji=False)
+    monkeypatch.setattr(show, "_console", lambda: console)
+    show.show(advice)
+    return file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 74])
+def test_a_narrow_terminal_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, plain: Advice, width: int
+) -> None:
+    lines = told(monkeypatch, plain, width)
+    for said in ("half: pool 9, busy > 100 %", "recommended: pool 19, busy 53 %",
+                 "double: pool 38, busy 26 %", "acquire timeout: 100 ms"):  # fmt: skip
+        assert said in lines
+    assert "…" not in "".join(lines[: lines.index("recommended: pool 19, busy 53 %") + 9])
+
+
+def test_a_pool_too_small_is_told_apart_from_figures(
+    monkeypatch: pytest.MonkeyPatch, plain: Advice
+) -> None:
+    lines = told(monkeypatch, plain, 200)
+    (row,) = [line for line in lines if line.startswith("half  ")]
+    assert row.split() == ["half", "9", ">", "100", "%", "all", "–", "–", "–"]
+    assert any("111 % of its 9 connections, so the queue grows for ever" in line for line in lines)
+    (double,) = [line for line in lines if line.startswith("double  ")]
+    assert double.rstrip().endswith("0 s      0 s")
+    assert "µs (Erlang C)" in plain.timeouts.reasons["acquire timeout"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "unsaid"),
+    [
+        ({"rate": "1/s"}, "Pool size: 1 connection\n", "connections are"),
+        ({"rate": "1/s"}, "1 connection is 0.01 % of maxclients", "flat rule"),
+        ({"rate": "1000/s"}, "keep 1 call in flight", "1 calls"),
+        ({"rate": "9M/s"}, "keep 9,000 calls in flight", "e+"),
+        ({"wait_share": "0.0001%"}, "asked: at most 0.0001% of requests wait", "at most <"),
+    ],
+)
+def test_counts_and_shares_read_well(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], said: str, unsaid: str
+) -> None:
+    text = "\n".join(told(monkeypatch, asked(**options), 1_000))
+    assert said in text
+    assert unsaid not in text.partition("what if")[0]
+
+
 def test_it_starts_without_what_takes_a_second() -> None:
     code = (
         "import sys, bench.cli; sys.argv = ['bench', 'size', '--rate', '1/s', '--latency', '1ms'];"
@@ -403,7 +456,7 @@ def test_a_run_folder_gives_its_hold_times_and_says_which_cell() -> None:
         ({"rate": "20M/s"}, "queue grows for ever"),
         ({"rate": "9.9M/s"}, "more than --maxclients 10,000"),
         ({"maxclients": 10}, "queue grows for ever"),
-        ({"maxclients": 18}, "19 connections are 19, more than --maxclients 18"),
+        ({"maxclients": 18}, "^19 connections are more than --maxclients 18"),
         ({"rate": "1M/s", "pods": 5000}, "5,000 pods × "),
     ],
 )

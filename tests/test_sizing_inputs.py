@@ -27,6 +27,7 @@ from bench.sizing.quantities import duration, rate, ratio, share, span
         ("10ms", 0.01), ("10 ms", 0.01), ("0.01s", 0.01), (".01s", 0.01), ("500us", 5e-4),
         ("500µs", 5e-4), ("500 μs", 5e-4), ("250ns", 2.5e-7), ("5min", 300), ("1e-3s", 1e-3),
         ("1,500ms", 1.5), ("2h", 7_200), ("1d", 86_400), ("10MS", 0.01),
+        ("1 500 us", 1.5e-3), ("1_500us", 1.5e-3), ("1.500ms", 1.5e-3),
     ],
 )  # fmt: skip
 def test_durations(text: str, seconds: float) -> None:
@@ -39,6 +40,8 @@ def test_durations(text: str, seconds: float) -> None:
         ("10000/s", 10_000), ("10k/s", 10_000), ("600000/min", 10_000), ("10,000/s", 10_000),
         ("1.5M/s", 1.5e6), ("600k/min", 10_000), ("10000 req/s", 10_000), ("5 kqps", 5_000),
         ("5rps", 5), ("36/h", 0.01), ("1e4/s", 10_000), ("10 K/s", 10_000),
+        ("10_000/s", 10_000), ("10 000/s", 10_000), ("1\u202f000\u202f000 / min", 1e6 / 60),
+        ("0.001/s", 0.001), ("1,234.567/s", 1234.567), ("10.0000/s", 10), ("1.5/s", 1.5),
     ],
 )  # fmt: skip
 def test_rates(text: str, per_s: float) -> None:
@@ -52,7 +55,14 @@ def test_shares_and_factors() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.001, "1 ms"), (300, "5 min"), (90, "90 s"), (86_400, "1 d"), (0, "0"), (0.0105, "10.5 ms")],
+    [
+        (0.001, "1 ms"),
+        (300, "5 min"),
+        (90, "90 s"),
+        (86_400, "1 d"),
+        (0, "0 s"),
+        (0.0105, "10.5 ms"),
+    ],
 )
 def test_spans_as_people_read_them(seconds: float, said: str) -> None:
     assert span(seconds) == said
@@ -74,6 +84,14 @@ OK = ("--rate", "100/s", "--latency", "1ms")
         (("--rate", "1000000000/s", "--latency", "1ms"), "must lie between"),
         (("--rate", "nan/s", "--latency", "1ms"), "must lie between"),
         (("--rate", "inf/s", "--latency", "1ms"), "must lie between"),
+        (("--rate", "10.000/s", "--latency", "1ms"), "write 10/s or 10000/s"),
+        (("--rate", "1.500 k/s", "--latency", "1ms"), "write 1.5k/s or 1500k/s"),
+        ((*OK, "--peak", "1.000.000/s"), "is not a rate"),
+        (("--rate", "1_00/s", "--latency", "1ms"), "is not a rate"),
+        (("--rate", "10\n/x", "--latency", "1ms"), "10\\n/x"),
+        (("--rate", "9" * 90, "--latency", "1ms"), "9" * 39 + "…"),
+        (("--rate", "10/y", "--latency", "1ms"), "write /s, k/s, M/s, /min, /h, rps or qps"),
+        (("--rate", "10\n/s", "--latency", "1ms", "--peak", "1/s"), "below --rate 10\\n/s"),
         (("--rate", "fast", "--latency", "1ms"), "not a rate such as"),
         (("--latency", "1ms"), "--rate"),
         (("--rate", "10/s"), "no latency: give one of --latency"),
@@ -115,6 +133,16 @@ OK = ("--rate", "100/s", "--latency", "1ms")
         ((*OK, "--idle-timeout", "moon"), "there is: aws-nlb"),
         ((*OK, "--idle-timeout", ""), "no hop “”"),
         ((*OK, "--idle-timeout", "haproxy=1"), "no unit"),
+        ((*OK, "--idle-timeout", "haproxy="), "haproxy= has no time: write haproxy=5min"),
+        ((*OK, "--idle-timeout", "ec2,haproxy=1s"), "haproxy set to 1s: it must lie"),
+        ((*OK, "--idle-timeout", "a\nb"), "no hop “a\\nb”"),
+        ((*OK, "--client", "a\nb"), "no client “a\\nb”"),
+        (("--rate", "10/s", "--samples", ""), "--samples is empty"),
+        (("--rate", "10/s", "--run", ""), "--run is empty"),
+        (("--rate", "10/s", "--run", "no\nrun"), "--run no\\nrun does not exist"),
+        (("--rate", "10/s", "--samples", "a\nb.csv"), "--samples a\\nb.csv does not exist"),
+        (("--rate", "10/s", "--samples", "tests"), "is a folder: name a .hlog or a .csv in it"),
+        (("--rate", "10/s", "--live"), "REDIS_URL=redis://127.0.0.1:6379 bench size --live"),
         ((*OK, "--client", "jedi"), "did you mean “jedis”"),
         ((*OK, "--client", "zzz"), "there is: redis-py"),
         ((*OK, "--client", ","), "names no client"),
@@ -122,7 +150,7 @@ OK = ("--rate", "100/s", "--latency", "1ms")
         (("--rate", "10M/s", "--latency", "10ms"), "queue grows for ever"),
         (("--rate", "10/s", "--run", "/nonexistent"), "does not exist"),
         (("--rate", "10/s", "--samples", "/nonexistent.csv"), "does not exist"),
-        (("--rate", "10/s", "--samples", "/dev/null"), "is no file"),
+        (("--rate", "10/s", "--samples", "/dev/null"), "is no regular file: save"),
         ((*OK, "--samples", "a", "--run", "b"), "both"),
     ],
 )  # fmt: skip
@@ -244,16 +272,28 @@ def test_samples_are_drawn_from(tmp_path: Path) -> None:
         ("a.csv", b"1,2\n3,4\n", "ms", "2 columns and no header"),
         ("a.csv", b"a_ms,b_ms\n1,2\n", None, "a_ms, b_ms"),
         ("a.csv", b"a,b\n1,2\n", None, "found: none"),
-        ("a.csv", b"latency_ms\n1\nfast\n", None, "row 3: “fast”"),
-        ("a.csv", b"latency_ms\n1\n-1\n", None, "row 3"),
-        ("a.csv", b"latency_ms\n1\nnan\n", None, "row 3"),
-        ("a.csv", b"latency_ms\n1\ninf\n", None, "row 3"),
-        ("a.csv", b"x,latency_ms\n1,2\n1\n", None, "row 3"),
+        ("a.csv", b"latency_ms\n1\nfast\n", None, "line 3: “fast”"),
+        ("a.csv", b"latency_ms\n1\n-1\n", None, "line 3"),
+        ("a.csv", b"latency_ms\n1\nnan\n", None, "line 3"),
+        ("a.csv", b"latency_ms\n1\ninf\n", None, "line 3"),
+        ("a.csv", b"x,latency_ms\n1,2\n1\n", None, "line 3"),
         ("a.csv", b"latency_ms\n" + b"1\n" * 19, None, "19 samples are too few"),
-        ("a.csv", b"latency_s\n" + b"1000\n" * 30, None, "is the unit right?"),
-        ("a.csv", b"latency_s\n" + b"0\n" * 30, None, "is the unit right?"),
+        ("a.csv", b"latency_ms\n" + b"1\n", None, "1 sample is too few"),
+        ("a.csv", b"latency_s\n" + b"1000\n" * 30, None, "line 2: “1000” is more than 1 min"),
+        ("a.csv", b"latency_s\n\n1\n1e308\n" * 30, None, "line 4: “1e308” is more than 1 min"),
+        ("a.csv", b"latency_ms\n\n1\n\n\nfast\n", None, "line 6: “fast”"),
+        ("a.csv", b"latency_ms\n1\n" + b"1" * 140_000, None, "line 3: not a CSV of latencies"),
+        ("a.csv", b'latency_ms\n1\n"2\n3\n', None, "line 3: not a CSV of latencies"),
+        ("a.csv", b"latency_ms\n1,5\n", None, "line 2: 2 columns, and 1 in the first line"),
+        ("a.csv", b"time;latency_ms\n1;2\n", None, "parted by “;”: part them by commas"),
+        ("a.csv", b"time\tlatency_ms\n1\t2\n", None, "parted by tabs"),
+        ("a.csv", "latency_µs\n1\n".encode("latin-1"), None, "save it as UTF-8"),
+        ("a.csv", "latency_ms\n1\n".encode("utf-16"), None, "save it as UTF-8"),
+        ("a.csv", "latency_ms\n1\n".encode("utf-16-le"), None, "save it as UTF-8"),
+        ("a.csv", b"latency_ms\n1\na\x1b[1m\n", None, "“a\\x1b[1m”"),
+        ("a.csv", b"latency_s\n" + b"0\n" * 30, None, "the mean is 0 s and must lie"),
         ("a.csv", b"latency_ms\n" + b"1\n" * 30, "furlong", "there is: ns"),
-        ("a.csv", b"\xff\xfe\x00\x81", None, "not text"),
+        ("a.csv", b"\xff\xfe\x00\x81", None, "not UTF-8: save it as UTF-8"),
         ("a.hlog", b"", None, "is empty"),
         ("a.hlog", b"#[Histogram log format version 1.3]\n", None, "no histogram"),
         ("a.hlog", b"Tag=command,0,1,1,HISTFAAAAnonsense\n", None, "is damaged"),
@@ -268,6 +308,7 @@ def test_a_file_that_holds_no_samples(
     with pytest.raises(PreflightError) as refusal:
         sources.from_file(file, unit)
     assert said in str(refusal.value)
+    assert str(refusal.value).startswith("--samples")
     assert "\n" not in str(refusal.value)
 
 
@@ -281,6 +322,43 @@ def test_a_log_without_counts_or_with_tags_of_others(tmp_path: Path) -> None:
     )
     with pytest.raises(PreflightError, match="damaged"):
         sources.from_file(tmp_path / "cut.hlog", None)
+
+
+def test_a_histogram_log_far_beyond_any_latency_is_told_briefly(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match=r"--samples .*the mean is more than 1,000,000 s and"):
+        sources.from_file(hlog(tmp_path / "x.hlog", {"": [5_000_000] * 30}), "s")
+
+
+def test_a_pipe_is_asked_for_as_a_file(tmp_path: Path) -> None:
+    import os
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PreflightError, match="is no regular file: save what it gives"):
+        sources.from_file(tmp_path / "pipe", None)
+
+
+def test_open_cells_stand_in_where_a_run_has_no_closed_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import bench.store
+
+    whole = bench.store.load_cells
+    monkeypatch.setattr(bench.store, "load_cells", lambda run: whole(run).query("loop == 'open'"))
+    found = sources.from_run(Path("results/reference"))
+    assert "(open loop, " in found.source
+    assert 1e-5 < found.p50_s < found.p99_s < 0.1
+
+
+def test_a_run_whose_pools_all_ran_empty_is_told_what_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import bench.store
+
+    whole = bench.store.load_cells
+    only = "loop == 'open' and pool_empty_share > 0"
+    monkeypatch.setattr(bench.store, "load_cells", lambda run: whole(run).query(only))
+    with pytest.raises(PreflightError, match=r"^--run results/reference .*ONLY=pool_sweep"):
+        sources.from_run(Path("results/reference"))
 
 
 def test_a_run_without_a_fitting_cell(tmp_path: Path) -> None:

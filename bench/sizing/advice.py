@@ -9,6 +9,7 @@ from typing import Any
 from bench.model import PreflightError
 from bench.sizing.clients import Plan, settings
 from bench.sizing.pools import Simulation, Size, by_formula, described, percent, recommended
+from bench.sizing.quantities import counted
 from bench.sizing.question import Question
 from bench.sizing.timeouts import Timeouts, derived
 
@@ -75,9 +76,11 @@ def advise(question: Question) -> Advice:
 def _refuse_beyond_maxclients(question: Question, connections: int) -> None:
     total, maxclients = connections * question.pods, question.maxclients
     if total > maxclients:
-        pods = f"{question.pods:,} pods × " if question.pods > 1 else ""
+        pods, product = "", ""
+        if question.pods > 1:
+            pods, product = f"{question.pods:,} pods × ", f"{total:,}, "
         raise PreflightError(
-            f"{pods}{connections:,} connections are {total:,}, more than --maxclients "
+            f"{pods}{counted(connections, 'connection')} are {product}more than --maxclients "
             f"{maxclients:,}: raise it, use fewer and larger pods, or share the load among servers"
         )
 

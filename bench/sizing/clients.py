@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textwrap import dedent
 
 from bench.model import PreflightError
+from bench.sizing.quantities import shown
 from bench.sizing.timeouts import (
     KEEPALIVE_IDLE_S,
     KEEPALIVE_INTERVAL_S,
@@ -293,7 +294,7 @@ def _known(option: str, name: str) -> Client:
         return found
     close = difflib.get_close_matches(name, [*CLIENTS, *ALIASES], n=1)
     meant = f"did you mean “{close[0]}”?" if close else f"there is: {', '.join(CLIENTS)}"
-    raise PreflightError(f"{option}: no client “{name}”; {meant}")
+    raise PreflightError(f"{option}: no client “{shown(name)}”; {meant}")
 
 
 def _ms(seconds: float) -> int:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bench.figures.units import si
 from bench.model import PreflightError
-from bench.sizing.quantities import span
+from bench.sizing.quantities import counted, span
 
 Array = NDArray[np.float64]
 
 LEAST_S, MOST_S = 1e-6, 60.0
 MOST_TAIL = 1_000.0  # p99 ÷ p50: beyond, the fitted mean is nearly all extrapolation
 FEWEST_SAMPLES = 20
+ABSURD_S = 1e6  # more is not told in digits
 FEWEST_FOR_P99, FEWEST_FOR_P999 = 726, 7_289  # rule 4 of the methods
 Z99, Z999 = 2.3263478740408408, 3.090232306167813  # quantiles of the normal distribution
 
@@ -80,21 +82,23 @@ def _fitted(sigma: float) -> tuple[str, ...]:
     return (said,)
 
 
-def measured(values_s: ArrayLike, counts: ArrayLike, source: str) -> HoldTimes:
+def measured(values_s: ArrayLike, counts: ArrayLike, source: str, option: str = "") -> HoldTimes:
     """As measured: each of `values_s`, ascending, `counts` times.
 
-    Raises PreflightError for too few of them, or a mean that no command's can be.
+    Raises PreflightError, naming `option`, for too few of them or a mean that no command's can be.
     """
     values, weights = np.asarray(values_s, dtype=float), np.asarray(counts, dtype=np.int64)
     total, rising = int(weights.sum()), np.cumsum(weights)
+    said = f"{option} {source}".strip()
     if total < FEWEST_SAMPLES:
         raise PreflightError(
-            f"{source}: {total} samples are too few: give at least {FEWEST_SAMPLES}"
+            f"{said}: {counted(total, 'sample')} {'is' if total == 1 else 'are'} too few: give at "
+            f"least {FEWEST_SAMPLES}"
         )
     mean_s = float(values @ weights) / total
     if not LEAST_S <= mean_s <= MOST_S:
         raise PreflightError(
-            f"{source}: a mean of {span(mean_s)} must lie between {span(LEAST_S)} and "
+            f"{said}: the mean is {_told(mean_s)} and must lie between {span(LEAST_S)} and "
             f"{span(MOST_S)}: is the unit right?"
         )
 
@@ -108,6 +112,15 @@ def measured(values_s: ArrayLike, counts: ArrayLike, source: str) -> HoldTimes:
     return HoldTimes(
         mean_s, below(0.5), below(0.99), below(0.999), described, draw, doubts=_few(total)
     )
+
+
+def _told(mean_s: float) -> str:
+    """A mean that cannot be, in seconds and not at length."""
+    if mean_s > ABSURD_S:
+        return f"more than {ABSURD_S:,.0f} s"
+    if 0 < mean_s < 1e-9:
+        return "less than 1 ns"
+    return si(mean_s, "s") if mean_s else "0 s"
 
 
 def _few(samples: int) -> tuple[str, ...]:

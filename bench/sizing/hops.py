@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.model import PreflightError
-from bench.sizing.quantities import duration
+from bench.sizing.quantities import duration, shown
 
 # closed: a FIN or RST comes at the timeout. reset: nothing comes until the next packet, which is
 # answered by RST. silence: packets vanish, and a read times out. unknown: not stated, or by rules.
@@ -82,7 +82,9 @@ def _hop(option: str, text: str) -> Hop:
     hop = _known(option, name.strip().lower())
     if not equals:
         return hop
-    seconds = duration(option, changed.strip(), LEAST_S, MOST_S)
+    if not changed.strip():
+        raise PreflightError(f"{option} {hop.name}= has no time: write {hop.name}=5min")
+    seconds = duration(f"{option}, {hop.name} set to", changed.strip(), LEAST_S, MOST_S)
     return replace(hop, closes_after_s=seconds, source="as given")
 
 
@@ -91,4 +93,4 @@ def _known(option: str, name: str) -> Hop:
         return HOPS[name]
     close = difflib.get_close_matches(name, HOPS, n=1)
     meant = f"did you mean “{close[0]}”?" if close else f"there is: {', '.join(HOPS)}"
-    raise PreflightError(f"{option}: no hop “{name}”, nor a time such as 350s; {meant}")
+    raise PreflightError(f"{option}: no hop “{shown(name)}”, nor a time such as 350s; {meant}")

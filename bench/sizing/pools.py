@@ -36,11 +36,12 @@ class Objective:
 
     longest_s: float
     share: float
+    typed: str = ""  # the share, where it was
 
     def __str__(self) -> str:
         if self.longest_s:
             return f"p{100 * (1 - self.share):g} of the wait at most {span(self.longest_s)}"
-        return f"at most {percent(self.share)} of requests wait"
+        return f"at most {self.typed or percent(self.share)} of requests wait"
 
 
 @dataclass(frozen=True, slots=True)

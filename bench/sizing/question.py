@@ -11,7 +11,7 @@ from bench.sizing.clients import Client
 from bench.sizing.holds import LEAST_S, MOST_S, HoldTimes, exponential, lognormal
 from bench.sizing.hops import Hop
 from bench.sizing.pools import Load, Objective
-from bench.sizing.quantities import duration, per_second, rate, ratio, share, span
+from bench.sizing.quantities import duration, per_second, rate, ratio, share, shown, span
 
 LEAST_RATE, MOST_RATE = 0.001, 100_000_000.0  # per second, over all pods
 MOST_BURST = 10_000.0
@@ -32,9 +32,9 @@ class Asked:
     latency: str | None = None
     p50: str | None = None
     p99: str | None = None
-    samples: Path | None = None
+    samples: str | None = None
     samples_unit: str | None = None
-    run: Path | None = None
+    run: str | None = None
     live: bool = False
     pods: int = 1
     wait_share: str | None = None
@@ -97,13 +97,14 @@ def _peak(asked: Asked, mean: float) -> float:
         given.append(mean * ratio("--burst", asked.burst, MOST_BURST))
     if len(given) == 2 and abs(given[0] / given[1] - 1) > AGREE:
         raise PreflightError(
-            f"--peak {asked.peak} contradicts --burst {asked.burst}, which makes "
-            f"{per_second(given[1])} of --rate {asked.rate}: leave one of them out"
+            f"--peak {shown(asked.peak)} contradicts --burst {shown(asked.burst)}, which makes "
+            f"{per_second(given[1])} of --rate {shown(asked.rate)}: leave one of them out"
         )
     peak = given[0] if given else mean
     if peak < mean:
         raise PreflightError(
-            f"--peak {asked.peak} is below --rate {asked.rate}: the mean cannot exceed the peak"
+            f"--peak {shown(asked.peak)} is below --rate {shown(asked.rate)}: the mean cannot "
+            "exceed the peak"
         )
     return peak
 
@@ -111,7 +112,8 @@ def _peak(asked: Asked, mean: float) -> float:
 def _objectives(asked: Asked) -> tuple[Objective, ...]:
     met = []
     if asked.wait_share is not None:
-        met.append(Objective(0.0, share("--wait-share", asked.wait_share)))
+        most = share("--wait-share", asked.wait_share)
+        met.append(Objective(0.0, most, shown(asked.wait_share.strip())))
     if asked.wait_p99 is not None:
         met.append(Objective(duration("--wait-p99", asked.wait_p99, LEAST_S, MOST_S), 0.01))
     return tuple(met) or (Objective(0.0, WAIT_SHARE),)
@@ -141,9 +143,13 @@ def _from_one(asked: Asked, url: str | None) -> HoldTimes:
     if asked.latency is not None:
         return exponential(duration("--latency", asked.latency, LEAST_S, MOST_S))
     if asked.samples is not None:
-        return sources.from_file(asked.samples, asked.samples_unit)
+        if not asked.samples:
+            raise PreflightError("--samples is empty: name a .hlog or a .csv file")
+        return sources.from_file(Path(asked.samples), asked.samples_unit)
     if asked.run is not None:
-        return sources.from_run(asked.run)
+        if not asked.run:
+            raise PreflightError("--run is empty: name a run folder, such as results/reference")
+        return sources.from_run(Path(asked.run))
     if asked.live:
         return sources.live(url)
     return _fit(asked)
@@ -158,8 +164,8 @@ def _fit(asked: Asked) -> HoldTimes:
     )
     if fitted.mean_s > MOST_S:
         raise PreflightError(
-            f"--p50 {asked.p50} and --p99 {asked.p99} make a mean of {span(fitted.mean_s)}: "
-            f"it must not exceed {span(MOST_S)}"
+            f"--p50 {shown(asked.p50)} and --p99 {shown(asked.p99)} make a mean of "
+            f"{span(fitted.mean_s)}: it must not exceed {span(MOST_S)}"
         )
     return fitted
 
@@ -175,8 +181,9 @@ def _fit_with_mean(asked: Asked) -> HoldTimes:
     mean_s, fitted = duration("--latency", asked.latency, LEAST_S, MOST_S), _fit(asked)
     if abs(mean_s / fitted.mean_s - 1) > LATENCY_AGREES:
         raise PreflightError(
-            f"--latency {asked.latency} contradicts --p50 {asked.p50} and --p99 {asked.p99}, which "
-            f"make a mean of {span(fitted.mean_s)}: leave one or the other out"
+            f"--latency {shown(asked.latency)} contradicts --p50 {shown(asked.p50)} and --p99 "
+            f"{shown(asked.p99)}, which make a mean of {span(fitted.mean_s)}: leave one or "
+            "the other out"
         )
     return fitted
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.model import PreflightError
-from bench.sizing.holds import HoldTimes, measured
-from bench.sizing.quantities import DURATIONS
+from bench.sizing.holds import MOST_S, HoldTimes, measured
+from bench.sizing.quantities import DURATIONS, PATH_SHOWN, per_second, shown, span
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Row = tuple[int, list[str]]  # with the line of the file
 
 UNITS = ("ns", "us", "ms", "s")
 OURS = "command"  # the tag under which this project stores hold times
 MOST_BYTES = 200_000_000
+SEPARATORS = {";": "“;”", "\t": "tabs", "|": "“|”"}  # of other tools
 LIVE_S, LIVE_REPLIES, LIVE_MOST_S = 1.5, 800, 5.0
 
 
@@ -34,27 +38,36 @@ def from_file(file: Path, unit: str | None) -> HoldTimes:
     Raises PreflightError naming the file, and the line where one is at fault.
     """
     if unit is not None and unit not in UNITS:
-        raise PreflightError(f"--samples-unit {unit}: there is: {', '.join(UNITS)}")
+        raise PreflightError(f"--samples-unit {shown(unit)}: there is: {', '.join(UNITS)}")
     text = _read(file)
     if file.suffix == ".hlog" or text.startswith("#[Histogram log"):
         scale_s = DURATIONS[unit or "us"]
         values, counts = _counted(_merged(file, _intervals(file, text)))
-        return measured(values * scale_s, counts, f"{file}")
+        return measured(values * scale_s, counts, _path(file), "--samples")
     column, values_s = _column(file, text, unit)
-    return measured(*np.unique(values_s, return_counts=True), f"{file}{column}")
+    found = np.unique(values_s, return_counts=True)
+    return measured(*found, f"{_path(file)}{column}", "--samples")
 
 
 def from_run(folder: Path) -> HoldTimes:
-    """From a stored run: valid, closed loop, bound by its users; of those the shortest round trip
-    above 0, if any was put between, then the fewest users. Raises PreflightError."""
+    """From a stored run: the cells of `_undisturbed`, and of those one with a round trip above 0,
+    if any was put between, the least load, and then the shortest. Raises PreflightError."""
+    try:
+        return _from_run(folder)
+    except PreflightError as error:
+        said = str(error).replace(str(folder), _path(folder)).removeprefix("--run ")
+        raise PreflightError(f"--run {said}") from error
+
+
+def _from_run(folder: Path) -> HoldTimes:
     from bench.store import Store, load_cells
 
-    cells = load_cells(folder)
-    fit = cells[(cells["loop"] == "closed") & cells["valid"] & (cells["bound_by"] == "users")]
+    fit = _undisturbed(load_cells(folder))
     if fit.empty:
         raise PreflightError(
-            f"{folder} holds no valid closed-loop cell bound by its users: name one of its "
-            "histograms with --samples"
+            f"{folder} holds no cell that tells the time of a command on its own: valid, in a "
+            "closed loop bound by its users or an open one whose pool was never empty; make one "
+            "with make bench ONLY=pool_sweep, or name a histogram with --samples"
         )
     chosen = _plainest(fit)
     store, first = Store.open(folder), chosen.iloc[0]
@@ -63,12 +76,25 @@ def from_run(folder: Path) -> HoldTimes:
         each = store.histogram(row["cell"], int(row["block"]), int(row["attempt"]), OURS)
         total = each if total is None else _added(total, each)
     values, counts = _counted(total)
+    load = f"closed loop, users: {first['concurrency']}"
+    if first["loop"] == "open":
+        load = f"open loop, {per_second(first['offered_qps'])}"
     label = (
-        f"{folder}, cell {first['cell']} (closed loop, users: {first['concurrency']}, pool "
-        f"{first['pool_size']}, RTT {first['rtt_s'] * 1e3:g} ms, {first['client']}, replicates: "
-        f"{len(chosen)})"
+        f"{_path(folder)}, cell {first['cell']} ({load}, pool {first['pool_size']}, "
+        f"RTT {first['rtt_s'] * 1e3:g} ms, {first['client']}, replicates: {len(chosen)})"
     )
-    return measured(values * DURATIONS["us"], counts, label)
+    return measured(values * DURATIONS["us"], counts, label, "--run")
+
+
+def _undisturbed(cells: pd.DataFrame) -> pd.DataFrame:
+    """Valid cells where a command's time is its own: in a closed loop bound by its users, or else
+    in an open loop of steady Poisson arrivals whose pool never ran empty and was never stopped."""
+    valid = cells[cells["valid"]]
+    closed = valid[(valid["loop"] == "closed") & (valid["bound_by"] == "users")]
+    if not closed.empty:
+        return closed
+    steady = (valid["loop"] == "open") & (valid["arrivals"] == "poisson") & (valid["stop_s"] == 0)
+    return valid[steady & (valid["bound_by"] == "users") & (valid["pool_empty_share"] == 0)]
 
 
 def _plainest(cells: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +102,8 @@ def _plainest(cells: pd.DataFrame) -> pd.DataFrame:
     was repeated most often."""
     rarity = -cells.groupby("cell")["cell"].transform("size")
     ranked = cells.assign(no_link=cells["rtt_s"] == 0, rarity=rarity)
-    order = ["no_link", "rtt_s", "concurrency", "rarity", "pool_size", "cell", "block"]
+    load = "in_flight_mean" if (cells["loop"] == "open").all() else "concurrency"
+    order = ["no_link", load, "rtt_s", "rarity", "pool_size", "cell", "block"]
     ranked = ranked.sort_values(order, kind="stable")
     return ranked[ranked["cell"] == ranked.iloc[0]["cell"]]
 
@@ -92,7 +119,10 @@ def live(url: str | None) -> HoldTimes:
     Blocks for 1.5 s, or up to 5 where replies are slow. Raises PreflightError, ApparatusLost.
     """
     if url is None:
-        raise PreflightError("--live measures the server that REDIS_URL names, and it is not set")
+        raise PreflightError(
+            "--live measures the server that REDIS_URL names, and it is not set: "
+            "REDIS_URL=redis://127.0.0.1:6379 bench size --live …"
+        )
     from bench.rig.server import reach
 
     with reach(url) as server:
@@ -103,7 +133,7 @@ def live(url: str | None) -> HoldTimes:
         finally:
             connection.disconnect()
         source = f"PING to {server.shown_url} from here (a Python client, and nothing beside it)"
-        return measured(*np.unique(taken, return_counts=True), source)
+        return measured(*np.unique(taken, return_counts=True), source, "--live")
 
 
 def _timed(exchange: Any) -> list[float]:
@@ -122,20 +152,37 @@ def _timed(exchange: Any) -> list[float]:
 def _read(file: Path) -> str:
     try:
         if not file.is_file():
-            missing = "is no file" if file.exists() else "does not exist"
-            raise PreflightError(f"--samples {file} {missing}")
+            raise PreflightError(f"{_named(file)} {_why_no_file(file)}")
         if file.stat().st_size > MOST_BYTES:
             raise PreflightError(
-                f"--samples {file} has more than {MOST_BYTES // 10**6} MB: give a part of it"
+                f"{_named(file)} has more than {MOST_BYTES // 10**6} MB: give a part of it"
             )
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise PreflightError(f"--samples {file} cannot be read ({error.strerror})") from error
+        raise PreflightError(f"{_named(file)} cannot be read ({error.strerror})") from error
     except UnicodeDecodeError:
-        raise PreflightError(f"--samples {file} is damaged: it is not text") from None
+        raise PreflightError(f"{_named(file)} is not UTF-8: save it as UTF-8") from None
+    if "\0" in text:
+        raise PreflightError(f"{_named(file)} is not UTF-8: save it as UTF-8")
     if not text.strip():
-        raise PreflightError(f"--samples {file} is empty")
+        raise PreflightError(f"{_named(file)} is empty")
     return text
+
+
+def _named(file: Path) -> str:
+    return f"--samples {_path(file)}"
+
+
+def _path(path: Path) -> str:
+    return shown(path, PATH_SHOWN)
+
+
+def _why_no_file(file: Path) -> str:
+    if not file.exists():
+        return "does not exist"
+    if file.is_dir():
+        return "is a folder: name a .hlog or a .csv in it, or a run folder with --run"
+    return "is no regular file: save what it gives as one, and name that"
 
 
 def _intervals(file: Path, text: str) -> list[str]:
@@ -147,12 +194,12 @@ def _intervals(file: Path, text: str) -> list[str]:
         if len(fields) == 4 and not line.startswith(("#", '"')):
             by_tag.setdefault(tag, []).append(fields[3])
     if not by_tag:
-        raise PreflightError(f"--samples {file} is damaged: it holds no histogram")
+        raise PreflightError(f"{_named(file)} is damaged: it holds no histogram")
     for tag in (OURS, "", *by_tag):
         if tag in by_tag and (tag in (OURS, "") or len(by_tag) == 1):
             return by_tag[tag]
     raise PreflightError(
-        f"--samples {file} holds {', '.join(by_tag)}, and none called {OURS}: leave one in it"
+        f"{_named(file)} holds {shown(', '.join(by_tag))}, and none called {OURS}: leave one in it"
     )
 
 
@@ -165,9 +212,9 @@ def _merged(file: Path, payloads: list[str]) -> Any:
             total.add(HdrHistogram.decode(payload))
     except Exception as error:  # the decoder raises whatever its damaged input leads it to
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise PreflightError(f"--samples {file} is damaged ({reason})") from error
+        raise PreflightError(f"{_named(file)} is damaged ({shown(reason)})") from error
     if not total.get_total_count():
-        raise PreflightError(f"--samples {file} is empty: its histogram counts nothing")
+        raise PreflightError(f"{_named(file)} is empty: its histogram counts nothing")
     return total
 
 
@@ -184,28 +231,54 @@ def _counted(histogram: Any) -> tuple[Array, Counts]:
 
 def _column(file: Path, text: str, unit: str | None) -> tuple[str, Array]:
     """The column's name, to show, and its values in seconds."""
-    rows = [row for row in csv.reader(text.splitlines()) if any(field.strip() for field in row)]
-    place, name = _header(file, rows[0], unit)
+    rows = _rows(file, text)
+    first = next(rows)
+    place, name = _header(file, first[1])
     unit = unit or _unit_of(name)
     if unit is None:
         raise PreflightError(
-            f"--samples {file}: its numbers have no unit: head the column latency_ms, latency_us "
+            f"{_named(file)}: its numbers have no unit: head the column latency_ms, latency_us "
             "or latency_s, or give --samples-unit"
         )
-    body = rows[1:] if name else rows
-    if not body:
-        raise PreflightError(f"--samples {file} is empty: there is nothing below its header")
-    values = np.fromiter(_numbers(file, body, place, 1 + bool(name)), dtype=float)
-    return f", column {name}" if name else "", values * DURATIONS[unit]
+    body = rows if name else chain([first], rows)
+    numbers = _numbers(file, body, place, len(first[1]), DURATIONS[unit])
+    values_s = np.fromiter(numbers, dtype=float)
+    if not len(values_s):
+        raise PreflightError(f"{_named(file)} is empty: there is nothing below its header")
+    return f", column {shown(name)}" if name else "", values_s
 
 
-def _header(file: Path, first: list[str], unit: str | None) -> tuple[int, str]:
+def _rows(file: Path, text: str) -> Iterator[Row]:
+    """Those that are not blank, each with the line of the file on which it begins."""
+    reader = csv.reader(io.StringIO(text), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise PreflightError(
+                f"{_named(file)}, line {line}: not a CSV of latencies ({error}): is a quote left "
+                "open there?"
+            ) from None
+        if any(field.strip() for field in row):
+            yield line, row
+
+
+def _header(file: Path, first: list[str]) -> tuple[int, str]:
     """Which column, and its name ("" where the file has no header)."""
     names = [field.strip() for field in first]
+    parted = [said for separator, said in SEPARATORS.items() if separator in names[0]]
+    if len(names) == 1 and parted:
+        raise PreflightError(
+            f"{_named(file)} has its columns parted by {parted[0]}: part them by commas, with a "
+            "dot as the decimal point"
+        )
     if any(_number(name) is not None for name in names):
         if len(names) > 1:
             raise PreflightError(
-                f"--samples {file} has {len(names)} columns and no header: head the one that holds "
+                f"{_named(file)} has {len(names)} columns and no header: head the one that holds "
                 "the latency latency_ms, latency_us or latency_s"
             )
         return 0, ""
@@ -213,9 +286,9 @@ def _header(file: Path, first: list[str], unit: str | None) -> tuple[int, str]:
     if len(timed) == 1 or (not timed and len(names) == 1):
         place = timed[0] if timed else 0
         return place, names[place]
-    found = ", ".join(names[i] for i in timed) or "none"
+    found = shown(", ".join(names[i] for i in timed) or "none")
     raise PreflightError(
-        f"--samples {file}: one column must be a latency, named as latency_ms is; found: {found}"
+        f"{_named(file)}: one column must be a latency, named as latency_ms is; found: {found}"
     )
 
 
@@ -224,16 +297,28 @@ def _unit_of(name: str) -> str | None:
     return unit if "_" in name and unit in UNITS else None
 
 
-def _numbers(file: Path, rows: list[list[str]], place: int, first_line: int) -> Iterator[float]:
-    for line, row in enumerate(rows, first_line):
-        value = _number(row[place]) if place < len(row) else None
-        if value is None or not 0 <= value < math.inf:
-            said = row[place].strip() if place < len(row) else ""
+def _numbers(
+    file: Path, rows: Iterable[Row], place: int, columns: int, unit_s: float
+) -> Iterator[float]:
+    """In seconds."""
+    for line, row in rows:
+        where = f"{_named(file)}, line {line}:"
+        if any(field.strip() for field in row[columns:]):
             raise PreflightError(
-                f"--samples {file}, row {line}: “{said[:40]}” is no latency: it must be a number, "
-                "not negative"
+                f"{where} {len(row)} columns, and {columns} in the first line: a decimal point is "
+                "a dot"
             )
-        yield value
+        said = row[place].strip() if place < len(row) else ""
+        value = _number(said)
+        if value is None or not 0 <= value < math.inf:
+            raise PreflightError(
+                f"{where} “{shown(said)}” is no latency: it must be a number, not negative"
+            )
+        if value * unit_s > MOST_S:
+            raise PreflightError(
+                f"{where} “{shown(said)}” is more than {span(MOST_S)}: is the unit right?"
+            )
+        yield value * unit_s
 
 
 def _number(text: str) -> float | None:

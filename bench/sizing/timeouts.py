@@ -58,7 +58,8 @@ class Timeouts:
 
 def derived(load: Load, size: Size, hop: Hop, connections_total: int) -> Timeouts:
     """The timeouts for a pool of `size` under `load` on a path that `hop` closes first."""
-    wait_p999_s = max(size.wait_p999_s or 0, size.simulated_wait_p999_s or 0)
+    by_formula_s = size.wait_p999_s or 0
+    wait_p999_s = max(by_formula_s, size.simulated_wait_p999_s or 0)
     acquire_s = _rounded_up(max(CPU_PERIOD_S, 3 * wait_p999_s))
     command_s = _rounded_up(RTO_MIN_S + 2 * load.hold.p999_s)
     path_s = hop.closes_after_s or math.inf
@@ -80,7 +81,7 @@ def derived(load: Load, size: Size, hop: Hop, connections_total: int) -> Timeout
         lifetime_jitter_s=round(LIFETIME_S * JITTER_SHARE),
         held_up_requests=held_up,
         reasons={
-            "acquire timeout": _why_acquire(wait_p999_s, held_up),
+            "acquire timeout": _why_acquire(wait_p999_s, wait_p999_s == by_formula_s, held_up),
             "command timeout": f"2 × the p99.9 hold time of {span(load.hold.p999_s)}, and "
             f"{span(RTO_MIN_S)} in which TCP repairs a lost packet",
             "connect timeout": f"{span(SYN_AGAIN_S)} after which TCP repeats a lost SYN, and "
@@ -94,11 +95,12 @@ def derived(load: Load, size: Size, hop: Hop, connections_total: int) -> Timeout
     )
 
 
-def _why_acquire(wait_p999_s: float, held_up: int) -> str:
+def _why_acquire(wait_p999_s: float, by_formula: bool, held_up: int) -> str:
+    whose = "Erlang C" if by_formula else "simulated"
     return (
-        f"3 × the p99.9 wait of {span(wait_p999_s)}, and at least the {span(CPU_PERIOD_S)} for "
-        "which a CPU quota may stop a process; if Redis hangs, it lets at most "
-        f"{held_up:,} requests of a pod wait at once"
+        f"3 × the p99.9 wait of {span(wait_p999_s)} ({whose}), and at least the "
+        f"{span(CPU_PERIOD_S)} for which a CPU quota may stop a process; if Redis hangs, it lets "
+        f"at most {held_up:,} requests of a pod wait at once"
     )
 
 
