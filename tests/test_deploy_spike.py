@@ -532,8 +532,8 @@ def test_prose_reads_its_numbers_from_the_cells(usual: Store) -> None:
         "opened 1,234 connections for at most 77 in use where the network limits"
         in told["spike_queues"]
     )
-    assert re.search(r"20 1[246]0 ms where the network limits", told["spike_latency"])
-    assert "5,000 at once where the network limits" in told["spike_latency"]
+    assert re.search(r"20: 1[246]0 ms where the network limits", told["spike_latency"])
+    assert "5,000: at once where the network limits" in told["spike_latency"]
 
 
 def test_requests_that_overtook_each_other_are_told() -> None:
