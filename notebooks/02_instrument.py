@@ -21,7 +21,7 @@
 # page are read from the stored run.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from bench.analysis.gate_table import gate_table
 from bench.experiments import instrument
@@ -31,7 +31,7 @@ from bench.report.page import (
     headline,
     invalid_cells,
     open_run,
-    show,
+    pages,
     table,
     verdicts,
 )
@@ -41,19 +41,8 @@ run = "../results/reference"
 
 # %%
 opened = open_run(run, instrument.NAME)
-cells, store = opened.cells, opened.store
-findings = instrument.findings(cells, store)
-prose = instrument.prose(cells, store)
-figures = instrument.figures(cells, store)
-
-
-def section(name):
-    """A figure and the paragraph below it, or that this run does not hold it."""
-    if name not in figures:
-        display(Markdown("Not measured in this run."))
-        return
-    display(show(figures[name], findings[name]), Markdown(prose[name]))
-
+cells = opened.cells
+page = pages(opened, instrument)
 
 # %%
 headline(opened)
@@ -68,43 +57,43 @@ verdicts(opened)
 # ## A stopped server: does the recorder see who waits?
 
 # %%
-section("stopped_server")
+display(*page.section("stopped_server"))
 
 # %% [markdown]
 # ## The schedule: do requests leave when they are due?
 
 # %%
-section("schedule")
+display(*page.section("schedule"))
 
 # %% [markdown]
 # ## A/A: is the same called the same?
 
 # %%
-section("same_cell")
+display(*page.section("same_cell"))
 
 # %% [markdown]
 # ## Little's law, over every cell of the run
 
 # %%
-section("little_all_cells")
+display(*page.section("little_all_cells"))
 
 # %% [markdown]
 # ## Who was the limit: generator busy against rate
 
 # %%
-section("generator_busy")
+display(*page.section("generator_busy"))
 
 # %% [markdown]
 # ## The warm-up
 
 # %%
-section("warm_up")
+display(*page.section("warm_up"))
 
 # %% [markdown]
 # ## The link: is it as long as it is set?
 
 # %%
-section("link_accuracy")
+display(*page.section("link_accuracy"))
 
 # %% [markdown]
 # ## Every gate, over every cell of the run

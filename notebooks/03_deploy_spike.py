@@ -21,7 +21,7 @@
 # from the stored run.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from bench.experiments import deploy_spike
 from bench.report.page import (
@@ -29,7 +29,7 @@ from bench.report.page import (
     headline,
     invalid_cells,
     open_run,
-    show,
+    pages,
     table,
     verdicts,
 )
@@ -39,19 +39,8 @@ run = "../results/reference"
 
 # %%
 opened = open_run(run, deploy_spike.NAME)
-cells, store = opened.cells, opened.store
-findings = deploy_spike.findings(cells, store)
-prose = deploy_spike.prose(cells, store)
-figures = deploy_spike.figures(cells, store)
-
-
-def section(name):
-    """A figure and the paragraph below it, or that this run does not hold it."""
-    if name not in figures:
-        display(Markdown("Not measured in this run."))
-        return
-    display(show(figures[name], findings[name]), Markdown(prose[name]))
-
+cells = opened.cells
+page = pages(opened, deploy_spike)
 
 # %%
 headline(opened)
@@ -60,7 +49,7 @@ headline(opened)
 # ## Latency while the spike lasts, and after
 
 # %%
-section("spike_latency")
+display(*page.section("spike_latency"))
 
 # %% [markdown]
 # ## Verdicts
@@ -72,13 +61,13 @@ verdicts(opened)
 # ## What queues where
 
 # %%
-section("spike_queues")
+display(*page.section("spike_queues"))
 
 # %% [markdown]
 # ## A large pool against a small one
 
 # %%
-section("spike_recover")
+display(*page.section("spike_recover"))
 
 # %% [markdown]
 # ## Every combination, and invalid cells

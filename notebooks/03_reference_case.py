@@ -20,7 +20,7 @@
 # All numbers on this page are read from the stored run.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from bench.experiments import reference_case
 from bench.report.page import (
@@ -28,7 +28,7 @@ from bench.report.page import (
     headline,
     invalid_cells,
     open_run,
-    show,
+    pages,
     table,
     verdicts,
 )
@@ -38,19 +38,8 @@ run = "../results/reference"
 
 # %%
 opened = open_run(run, reference_case.NAME)
-cells, store = opened.cells, opened.store
-findings = reference_case.findings(cells, store)
-prose = reference_case.prose(cells, store)
-figures = reference_case.figures(cells, store)
-
-
-def section(name):
-    """A figure and the paragraph below it, or that this run does not hold it."""
-    if name not in figures:
-        display(Markdown("Not measured in this run."))
-        return
-    display(show(figures[name], findings[name]), Markdown(prose[name]))
-
+cells = opened.cells
+page = pages(opened, reference_case)
 
 # %%
 headline(opened)
@@ -59,7 +48,7 @@ headline(opened)
 # ## Who finds the pool empty, and how long that takes
 
 # %%
-section("reference_wait")
+display(*page.section("reference_wait"))
 
 # %% [markdown]
 # ## Verdicts
@@ -71,19 +60,19 @@ verdicts(opened)
 # ## How many calls are in flight
 
 # %%
-section("reference_in_flight")
+display(*page.section("reference_in_flight"))
 
 # %% [markdown]
 # ## 20 against 5,000
 
 # %%
-section("reference_cost")
+display(*page.section("reference_cost"))
 
 # %% [markdown]
 # ## Where the same rig stops carrying more
 
 # %%
-section("reference_knee")
+display(*page.section("reference_knee"))
 
 # %% [markdown]
 # ## Every combination, and invalid cells

@@ -30,6 +30,7 @@ from bench.report.page import (
     headline,
     invalid_cells,
     open_run,
+    pages,
     show,
     table,
     verdicts,
@@ -41,19 +42,8 @@ run = "../results/reference"
 # %%
 opened = open_run(run, sizing_rule.NAME)
 cells, store = opened.cells, opened.store
-findings = sizing_rule.findings(cells, store)
-prose = sizing_rule.prose(cells, store)
-figures = sizing_rule.figures(cells, store)
+page = pages(opened, sizing_rule)
 told = sizing_rule.answers(cells, store)
-
-
-def section(name):
-    """A figure and the paragraph below it, or that this run does not hold it."""
-    if name not in figures:
-        display(Markdown("Not measured in this run."))
-        return
-    display(show(figures[name], findings[name]), Markdown(prose[name]))
-
 
 # %%
 headline(opened)
@@ -62,7 +52,7 @@ headline(opened)
 # ## N\* against concurrency, and against the rate
 
 # %%
-section("sizing_rule")
+display(*page.section("sizing_rule"))
 
 # %% [markdown]
 # ## Verdicts
@@ -74,7 +64,7 @@ verdicts(opened)
 # ## Predicted against measured
 
 # %%
-section("predicted_measured")
+display(*page.section("predicted_measured"))
 
 # %%
 table(sizing_rule.answer_table(told), "No load has a measured N\\*.")
@@ -88,25 +78,25 @@ table(
 # ## What every pool size showed
 
 # %%
-section("pool_steps")
+display(*page.section("pool_steps"))
 
 # %% [markdown]
 # ## Bursts: the headroom they need
 
 # %%
-section("burstiness")
+display(*page.section("burstiness"))
 
 # %% [markdown]
 # ## In flight, beside Poisson's law
 
 # %%
-section("in_flight")
+display(*page.section("in_flight"))
 
 # %% [markdown]
 # ## Where the hold time rises with the load
 
 # %%
-section("server_work")
+display(*page.section("server_work"))
 
 # %% [markdown]
 # ## 20 against 5,000
@@ -138,7 +128,7 @@ show(own, own.get_suptitle())
 # ## Little's law, in every cell of this page
 
 # %%
-section("little_audit_rule")
+display(*page.section("little_audit_rule"))
 
 # %% [markdown]
 # ## Every size, and invalid cells

@@ -6,10 +6,8 @@ server, which does one thing at a time, and travels back.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import heapq
-import inspect
 import math
 import re
 from collections import Counter
@@ -25,6 +23,7 @@ import pytest
 import synthetic
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from said import Changed, typed_numbers
 
 from bench.experiments import deploy_spike
 from bench.experiments.deploy_spike import BIG, COVERING, POOLS, SMALL
@@ -103,17 +102,8 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return stored(tmp_path_factory.mktemp("run") / "usual")
 
 
-class Changed:
-    """The store with other cells."""
-
-    def __init__(self, store: Store, change: Change) -> None:
-        self._store, self._cells = store, change(store.cells())
-
-    def cells(self) -> pd.DataFrame:
-        return self._cells
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+def changed(store: Store, change: Change) -> Any:
+    return Changed(store, change(store.cells()))
 
 
 def claims(store: Any) -> dict[str, Verdict]:
@@ -378,7 +368,7 @@ def test_two_replicates_and_a_smoke_run_decide_nothing(tmp_path: Path) -> None:
     ids=["invalid", "generator", "server", "machine", "lost", "all invalid", "one replicate"],
 )
 def test_what_is_no_evidence_supports_nothing(usual: Store, change: Change) -> None:
-    assert outcomes(Changed(usual, change))["C14"] == "undecided"
+    assert outcomes(changed(usual, change))["C14"] == "undecided"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +386,7 @@ def test_what_is_no_evidence_supports_nothing(usual: Store, change: Change) -> N
 def test_the_server_may_be_the_limit_where_it_is_meant_to_be(
     usual: Store, values: dict[str, Any], outcome: str
 ) -> None:
-    assert outcomes(Changed(usual, on("server", BIG, **values)))["C14b"] == outcome
+    assert outcomes(changed(usual, on("server", BIG, **values)))["C14b"] == outcome
 
 
 LATE = {"valid": False, "bound_by": "generator", "invalid_reasons": "send_lag: p99 2 ms behind"}
@@ -404,12 +394,12 @@ LATE = {"valid": False, "bound_by": "generator", "invalid_reasons": "send_lag: p
 
 def test_a_pool_that_sends_late_supports_nothing(usual: Store) -> None:
     late = on("network", BIG, "lazy", **LATE)
-    assert outcomes(Changed(usual, late))["C14d"] == "undecided"
+    assert outcomes(changed(usual, late))["C14d"] == "undecided"
 
 
 def test_why_nothing_is_decided_is_said(usual: Store, tmp_path: Path) -> None:
     spoilt = on("network burst", SMALL, valid=False, invalid_reasons="served: 1")
-    store: Any = Changed(usual, spoilt)
+    store: Any = changed(usual, spoilt)
     assert claims(store)["C14"].reason.endswith(
         "p99 of the burst, recovery from the burst: evidence in 9 of 12 measurements"
     )
@@ -425,7 +415,7 @@ def test_only_the_last_attempt_at_a_cell_counts(usual: Store) -> None:
     def again(cells: pd.DataFrame) -> pd.DataFrame:
         return pd.concat([all_invalid(cells).assign(attempt=0), cells], ignore_index=True)
 
-    assert outcomes(Changed(usual, again)) == outcomes(usual)
+    assert outcomes(changed(usual, again)) == outcomes(usual)
 
 
 # Sentences
@@ -441,7 +431,7 @@ def some(request: pytest.FixtureRequest, usual: Store) -> Any:
     kind = request.param
     if kind == "usual":
         return usual
-    return Changed(usual, kind if callable(kind) else without(kind))
+    return changed(usual, kind if callable(kind) else without(kind))
 
 
 def test_titles_state_what_the_data_say(usual: Store) -> None:
@@ -485,48 +475,17 @@ def test_claims_and_titles_hold_in_every_state_of_the_run(some: Any) -> None:
 
 
 DEFINED = r"\bp9[59]\b|95 % intervals|C14"
-NUMBER = r"\d|\b(?:two|three|four|five|six|seven|eight|nine|ten|twenty|hundred|thousand)\b"
 SAID = r"_finding$|_prose$|^_(?:latencies|queues|ratio_said|opened|order|judge)$|^_recover|^claims$"
 
 
 def test_no_sentence_holds_a_number_that_is_typed() -> None:
-    tree = ast.parse(inspect.getsource(deploy_spike))
-    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef) and re.search(SAID, n.name)]
-    assert len(functions) >= 13
-    typed = [text for function in functions for text in _sentences(function)
-             if re.search(NUMBER, re.sub(DEFINED, "", text), re.IGNORECASE)]  # fmt: skip
-    assert not typed
-
-
-def _sentences(function: ast.FunctionDef) -> list[str]:
-    """The strings it says: no docstring, no column's name, no format."""
-    apart = {id(part) for node in ast.walk(function) for part in _not_said(node)}
-    return [
-        node.value
-        for node in ast.walk(function)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in apart
-    ]
-
-
-def _not_said(node: ast.AST) -> list[ast.AST]:
-    if isinstance(node, ast.FunctionDef):
-        return [node.body[0].value] if isinstance(node.body[0], ast.Expr) else []
-    if isinstance(node, ast.Subscript):
-        return list(ast.walk(node.slice))
-    if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
-        return list(ast.walk(node.format_spec))
-    if isinstance(node, ast.Call) and getattr(node.func, "id", "") in (
-        "median_of",
-        "si",
-        "_seconds",
-    ):
-        return [part for argument in node.args[1:] for part in ast.walk(argument)]
-    return []
+    formats = ("median_of", "si", "_seconds")
+    assert not typed_numbers(deploy_spike, SAID, DEFINED, formats, fewest=13)
 
 
 def test_prose_reads_its_numbers_from_the_cells(usual: Store) -> None:
     change = on("network burst", BIG, "lazy", connections_opened=1_234, in_flight_peak=77)
-    store: Any = Changed(usual, change)
+    store: Any = changed(usual, change)
     told = deploy_spike.prose(store.cells(), store)
     assert (
         "opened 1,234 connections for at most 77 in use where the network limits"
@@ -595,7 +554,7 @@ def test_lines_bars_and_intervals_stand_where_the_data_are(usual: Store) -> None
 
 
 def test_what_is_no_evidence_is_said_to_be_left_out(usual: Store) -> None:
-    store: Any = Changed(usual, on("server burst", BIG, valid=False, invalid_reasons="served: 1"))
+    store: Any = changed(usual, on("server burst", BIG, valid=False, invalid_reasons="served: 1"))
     for name, figure in deploy_spike.figures(store.cells(), store).items():
         said = " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
         assert f"left out: 3 of {len(store.cells())} measurements" in said, name

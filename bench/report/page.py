@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from html import escape
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -87,6 +88,31 @@ def show(figure: Figure, finding: str) -> Image:
     with mpl.rc_context(STYLE):
         figure.savefig(picture, dpi=INLINE_DPI, metadata={"Software": None})
     return Image(picture.getvalue(), alt=finding)  # type: ignore[no-untyped-call]
+
+
+class Pages(NamedTuple):
+    """What an experiment says of a run's cells, figure by figure."""
+
+    figures: dict[str, Figure]
+    findings: dict[str, str]
+    prose: dict[str, str]
+
+    def section(self, name: str) -> list[Any]:
+        """A figure and the paragraph below it, or that this run does not hold it."""
+        if name not in self.figures:
+            return [Markdown("Not measured in this run.")]  # type: ignore[no-untyped-call]
+        text = Markdown(self.prose[name])  # type: ignore[no-untyped-call]
+        return [show(self.figures[name], self.findings[name]), text]
+
+
+def pages(run: Run, experiment: ModuleType) -> Pages:
+    """All figures of the run's cells that its experiment draws, with what it says of them."""
+    cells, store = run.cells, run.store
+    return Pages(
+        experiment.figures(cells, store),
+        experiment.findings(cells, store),
+        experiment.prose(cells, store),
+    )
 
 
 def bullets(lines: list[str]) -> Markdown:

@@ -140,7 +140,7 @@ def _steps_finding(of: Story) -> str:
     sizes = [each.measured for each in of.told]
     return (
         f"The objective, {MOST_SHARE:.0%} of requests, is met by {min(sizes):.0f} to "
-        f"{max(sizes):.0f} connections: what is in flight decides, whatever the rate"
+        f"{max(sizes):.0f} connections"
     )
 
 
@@ -183,7 +183,7 @@ def _server_finding(cells: pd.DataFrame) -> str:
         return ""
     least, most = known.iloc[0], known.iloc[-1]
     return (
-        f"Where the server's work is the hold time it grows with the load: from "
+        f"Where the server's work is the hold time: from "
         f"{si(least['offered_qps'], '/s')} to {si(most['offered_qps'], '/s')} W₀ goes from "
         f"{si(least['command_mean_s'], 's')} to {si(most['command_mean_s'], 's')}, and L from "
         f"{least['in_flight_mean']:.2g} to {most['in_flight_mean']:.2g}"
@@ -211,14 +211,25 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 def _rule_prose(of: Story) -> str:
     laws = "; ".join(f"with {OBJECTIVES[name]}, {said_law(each)}" for name, each in of.by.items())
     return (
-        "Left, the pools needed lie on one curve against what is in flight, whatever the rate "
-        "(colours). Right, the same pools against the rate: at one rate they differ as the calls "
-        "do, and at one number in flight three rates need the same. "
-        f"Fitted over all replicates: {laws or 'too few loads for exponents'}. The exponent of L "
-        "(in the middle of the loads) is below 1, because the room above the mean that chance "
-        "needs grows only as √L: small pools need relatively more. The second objective is a wait "
-        "in seconds, and so not free of scale: a pool of slower calls needs slightly more for the "
-        "same wait."
+        "If the pool follows what is in flight, the points on the left lie on one curve, whatever "
+        "the rate (colours), and on the right the loads in the band, which share their L, stand "
+        "level. If it follows the rate, those of one rate stand level on the right. "
+        f"Fitted over all replicates: {laws or 'too few loads for exponents'}. "
+        f"{_theory_said(of)} The second objective is a wait in seconds, and so not free of scale: "
+        "by theory a pool of slower calls needs slightly more for the same wait."
+    )
+
+
+def _theory_said(of: Story) -> str:
+    """Whether the exponent of L is what chance makes it."""
+    if not of.by:
+        return ""
+    below = all(each.in_flight.high < 1 for each in of.by.values())
+    seen = "is below that of proportion" if below else "is not shown to be below that of proportion"
+    return (
+        f"The exponent of L, in the middle of the loads, {seen}; theory expects it to be, because "
+        "the room above the mean that chance needs grows only as √L, so that small pools need "
+        "relatively more."
     )
 
 
@@ -228,8 +239,8 @@ def _prediction_prose(of: Story) -> str:
     return (
         "The prediction uses nothing but the rate and the hold time W₀ in a pool that is no limit. "
         f"Not within the band: {', '.join(lasting) or 'none'}. Typical error of each rule over the "
-        f"steady loads: {off or 'not known'}. Through the link all calls take nearly the same, "
-        "for which Erlang C, made for exponential hold times, asks for a little too much."
+        f"steady loads: {off or 'not known'}. Erlang C is made for exponential hold "
+        "times; through the link calls take nearly the same, which by theory needs a little less."
     )
 
 
@@ -243,8 +254,7 @@ def _steps_prose(of: Story) -> str:
         f"Each point is a pool size at one load, over {known['requests'].sum():,.0f} requests in "
         "all. N* is where the falling fit (isotonic, each block by itself) crosses the objective. "
         f"Controls, pools of more than 4 L: {_control_said(known[known['control']])} of their "
-        "requests found them empty, so it is the pool's size, and not a stall of the machine, "
-        "that makes the smaller ones run dry."
+        "requests found them empty: what stalls of the machine do to any pool would show there."
     )
 
 
@@ -264,9 +274,8 @@ def _burst_prose(of: Story) -> str:
         for steady, burst in bursts(of.told)
     )
     return (
-        f"The mean in flight is the same with and without bursts, the pool is not: {said}. What a "
-        "pool must hold is the concurrency of its peak, for as long as that lasts more than a few "
-        "hold times: size by the peak rate."
+        f"Bursts leave the mean in flight as it is, and ask more of the pool: {said}. By theory it "
+        "must hold the concurrency of its peak, where that lasts for more than a few hold times."
     )
 
 
@@ -278,8 +287,8 @@ def _in_flight_prose(of: Story) -> str:
     )
     return (
         "The mean in flight is what Little's law gives; a pool must bear the tail above it. "
-        f"{said}. Three rates with the same λW₀ have the same distribution, Poisson's, whatever "
-        "the distribution of the hold times (Palm, 1943): that is why the rate alone says nothing."
+        f"{said}. By theory all loads with the same λW₀ have the same distribution, Poisson's, "
+        "whatever the distribution of the hold times (Palm, 1943)."
     )
 
 
@@ -291,10 +300,9 @@ def _server_prose(of: Story) -> str:
         for row in known.itertuples()
     )  # fmt: skip
     return (
-        "Concurrency is not a constant of the service: when calls queue for a busy server, W₀ "
-        f"rises with the rate, and L faster than it ({rows}). A pool sized from a quiet hour's W₀ "
-        "is too small at the peak; one that is larger than the peak needs only moves the queue "
-        "into the server."
+        "Concurrency is not a constant of the service: where calls queue for a busy server, theory "
+        f"has W₀ rise with the rate, and L faster than it. Measured: {rows}. A pool that is larger "
+        "than the peak needs only moves that queue into the server."
     )
 
 
