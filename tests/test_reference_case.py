@@ -669,3 +669,8 @@ def test_the_table_has_a_row_for_each_pool_and_load(cells: pd.DataFrame) -> None
 def test_no_interval_is_no_sentence() -> None:
     blank = Estimate(float("nan"), float("nan"), float("nan"), "s", 0)
     assert case._spread(blank) == "–"
+
+
+def test_no_sentence_shows_the_name_of_what_it_should_tell(some: Any) -> None:
+    told = [*case.prose(some.cells(), some).values(), *case.findings(some.cells(), some).values()]
+    assert not [text for text in told if "{" in text]

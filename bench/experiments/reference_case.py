@@ -1062,7 +1062,7 @@ def _wait_prose(cells: pd.DataFrame, store: Store) -> str:
         f"The median pool of {COVERS} was found empty by "
         f"{_median(own, 'pool_empty_share', 'share')} of Poisson arrivals, and by "
         f"{_median(bursts, 'pool_empty_share', 'share')} in bursts of {_bursts_said()} (titles and "
-        "verdicts have geometric means of what is evidence); the null control of {CONTROL} by "
+        f"verdicts have geometric means of what is evidence); the null control of {CONTROL} by "
         f"{_median(control, 'pool_empty_share', 'share')}. The objective: {OBJECTIVE}. "
         f"{len(rested)} of {counted(len(own), 'measurement')} of the pool of {COVERS} are "
         f"evidence beside a control that held; in {len(quiet(rested))} of these no core was above "
