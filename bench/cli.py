@@ -430,7 +430,7 @@ def _describe(name: str, module: Any) -> dict[str, Any]:
         "question": module.QUESTION,
         "profiles": {
             profile: {
-                "cells": len(plan.cells) + len(plan.once),
+                "cells": len({*plan.cells, *plan.once, *plan.apart}),
                 "replicates": plan.replicates,
                 "measurements": plan.measurements,
             }

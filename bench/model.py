@@ -124,6 +124,17 @@ class Cell:
     which none exceeds. So pools of several sizes are measured in the same moments. `quiet`: the
     cell is valid only where every core had time to spare (rule 7: where N* is decided).
 
+    `moderation_s`: the link looks after its connections at most once in this time, as a network
+    card moderates its interrupts. It costs the rig a third less and adds to a round trip up to four
+    times as much, twice on average. Cells of one block agree in it.
+
+    `side`: which of its block's rigs the cell is measured on. Each has server, link and workers of
+    its own: so two pools can stay open, be loaded turn by turn, and neither burden the other's
+    server. The turns of such a block are its cells of equal `arm`.
+
+    `settle_s`: a prefilled pool's connections are at least so old when the load comes, since a
+    server works off what it set aside for a new connection only after some seconds.
+
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
     (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
@@ -134,6 +145,7 @@ class Cell:
     pool_size: int
     concurrency: int
     rtt_s: float = 0.0
+    moderation_s: float = 0.0
     loop: Loop = "closed"
     client: Client = "lean"
     resp: int = 3
@@ -147,6 +159,8 @@ class Cell:
     workload: Workload = Workload()
     warmup_s: float = 0.2
     measure_s: float = 0.6
+    settle_s: float = 0.0
+    side: int = 0
     stop_s: float = 0.0
     keep_requests: bool = False
     staircase: tuple[int, ...] = ()
@@ -159,6 +173,9 @@ class Cell:
         within("measure_s", self.measure_s, 0.01, 86_400)
         within("warmup_s", self.warmup_s, 0, 86_400)
         within("stop_s", self.stop_s, 0, self.measure_s / 2)
+        within("moderation_s", self.moderation_s, 0, 0.01)
+        within("settle_s", self.settle_s, 0, 30)
+        within("side", self.side, 0, 1)
         if (self.loop == "open") != (self.arrivals is not None and self.offered_qps is not None):
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
@@ -328,6 +345,7 @@ class Observation:
     dropped: int | None
     served_share: float | None
     pool_empty_share: float
+    pool_empty_calm_share: float | None
     hiccup_max_s: float
     operations: int
     server_operations: int | None
@@ -381,16 +399,26 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an experiment wants measured: `cells` once in each of `replicates` blocks, and those of
-    `once` in the first alone."""
+    """What an experiment wants measured: `cells` once in each of `replicates` blocks, those of
+    `once` in the first alone, and those of `apart` in blocks of their own, `apart_replicates` more.
+
+    Apart is what must be near in time to be compared."""
 
     cells: tuple[Cell, ...]
     replicates: int
     once: tuple[Cell, ...] = ()
+    apart: tuple[Cell, ...] = ()
+    apart_replicates: int = 0
+
+    @property
+    def blocks(self) -> list[tuple[Cell, ...]]:
+        """The cells of each block, one after the other."""
+        first, *others = [self.cells] * self.replicates
+        return [first + self.once, *others, *[self.apart] * self.apart_replicates]
 
     @property
     def measurements(self) -> int:
-        return len(self.cells) * self.replicates + len(self.once)
+        return sum(map(len, self.blocks))
 
 
 @dataclass(frozen=True, slots=True)

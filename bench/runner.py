@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from bench.experiments import plans
 from bench.load.measure import measure
@@ -33,24 +33,18 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Cells measured one after the other, in this order, by the same processes."""
+    """Cells measured one after the other, in this order, by the same processes (of their side)."""
 
     number: int
     replicate: int
     cells: tuple[Cell, ...]
-
-    @property
-    def workers(self) -> int:
-        """As many as any of its cells needs; those that a cell does not need rest."""
-        return max(cell.workers for cell in self.cells)
 
 
 def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
     """Every replicate of every cell exactly once, blocks and cells within them in seeded order."""
     made: list[Block] = []
     for plan in plans:
-        for replicate in range(1, plan.replicates + 1):
-            planned = plan.cells + (plan.once if replicate == 1 else ())
+        for replicate, planned in enumerate(plan.blocks, 1):
             number = len(made) + 1
             made.append(Block(number, replicate, tuple(_shuffled(planned, seed, number))))
     random.Random(f"{seed}/blocks").shuffle(made)  # no experiment has one end of the run
@@ -60,8 +54,10 @@ def blocks(plans: Iterable[Plan], seed: int) -> list[Block]:
 def _shuffled(cells: Iterable[Cell], seed: int, number: int) -> Iterator[Cell]:
     rng = random.Random(f"{seed}/{number}")
     groups: dict[object, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(_together(cell), []).append(cell)
+    planned = list(cells)
+    turns = len({cell.side for cell in planned}) > 1
+    for cell in planned:
+        groups.setdefault(cell.arm if turns else _together(cell), []).append(cell)
     order = list(groups.values())
     rng.shuffle(order)
     for group in order:
@@ -163,13 +159,17 @@ def _run_block(
 ) -> None:
     with ExitStack() as stack:
         log = stack.enter_context((Path(store.folder) / "workers.log").open("ab"))
-        rig = stack.enter_context(Rig(settings, cells))
-        store.note_server(rig.server.flavour, rig.server.version)
-        each = max(-(-cell.concurrency // cell.workers) for cell in cells)
-        users = block.workers * each
-        swarm = stack.enter_context(Swarm(block.workers, users, rig.server.url, log))
+        sides = {
+            side: _open_side(stack, settings, [cell for cell in cells if cell.side == side], log)
+            for side in sorted({cell.side for cell in cells})
+        }
         for cell in cells:
             watcher.measures(cell)
+            rig, swarm = sides[cell.side]
+            store.note_server(rig.server.flavour, rig.server.version)
+            for other in sides.values():
+                if other != (rig, swarm) and not rig.server.owned:
+                    other[1].close_pools()  # there is but one server
             made = len(store.attempts().get((cell.id, block.number), []))
             for attempt in range(made + 1, ATTEMPTS + 1):
                 observation = measure(rig, swarm, cell, block.number, block.replicate, attempt)
@@ -181,7 +181,21 @@ def _run_block(
             watcher.has(observation, expected_s(cell))
 
 
+def _open_side(
+    stack: ExitStack, settings: Settings, cells: list[Cell], log: IO[bytes]
+) -> tuple[Rig, Swarm]:
+    """A rig and as many workers as any of these cells needs; those that one does not need rest."""
+    if cells[0].side:  # the port that was asked for is taken
+        settings = replace(settings, server_port=0)
+    rig = stack.enter_context(Rig(settings, cells))
+    workers = max(cell.workers for cell in cells)
+    each = max(-(-cell.concurrency // cell.workers) for cell in cells)
+    return rig, stack.enter_context(Swarm(workers, workers * each, rig.server.url, log))
+
+
 def expected_s(cell: Cell) -> float:
     """A guess at what a cell takes in all, for the time left."""
-    opening = cell.pool_size * 0.0004 if cell.opening == "prefilled" else 0.0
-    return cell.warmup_s + cell.measure_s + opening + 0.25
+    measuring = cell.warmup_s + cell.measure_s + 0.1
+    if cell.side or cell.opening == "lazy":  # a side keeps its pool open between turns
+        return measuring
+    return measuring + cell.pool_size * 0.0004

@@ -43,7 +43,12 @@ def plans(settings: Settings, *, owned: bool) -> list[Plan]:
         for module in chosen(settings.only)
     )
     return [
-        dataclasses.replace(plan, cells=possible(plan.cells), once=possible(plan.once))
+        dataclasses.replace(
+            plan,
+            cells=possible(plan.cells),
+            once=possible(plan.once),
+            apart=possible(plan.apart),
+        )
         for plan in made
     ]
 

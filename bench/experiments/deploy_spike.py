@@ -65,6 +65,7 @@ LAZY: Opening = "lazy"
 # Pool 20 passes on 2,000/s at this round trip, 50 covers the spike's mean in flight, 30, and more.
 # Twice the round trip at half the rates would be the same spike; slow is what the rig has to spare.
 POOLS, RTT_S, BASE_QPS, SPIKE_FACTOR = (20, 50, 5000), 0.010, 500.0, 6.0
+MODERATION_S = 0.1e-3  # of the link, which leaves the cores time to spare
 SMALL, COVERING, BIG = POOLS
 SCRIPT_LOOPS = 160_000  # about 0.7 ms of the server: it carries 1,500/s, less than a pool of 20
 CARRIERS = 1_000  # more than are ever out, so that they never take the pool's part
@@ -103,7 +104,7 @@ def _cell(
         spike_s=BURST_S if shape == "burst" else STEP_S,
     )
     return Cell(
-        NAME, pool, CARRIERS, rtt_s=RTT_S, loop="open", offered_qps=BASE_QPS, arrivals=spike,
+        NAME, pool, CARRIERS, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open", offered_qps=BASE_QPS, arrivals=spike,
         opening=opening, workload=workload if situation == "network" else busy,
         warmup_s=WARMUP_S, measure_s=WINDOW_S[shape], keep_requests=True,
         arm=f"{situation} {shape}",

@@ -17,6 +17,7 @@ from time import perf_counter as clock
 from typing import Any
 
 import gevent
+import numpy as np
 from gevent.queue import SimpleQueue
 from locust import User, events, task
 from redis.exceptions import RedisError
@@ -25,7 +26,7 @@ from bench.load.clients import open_pool
 from bench.load.closed_loop import ClosedLoop
 from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool, PoolStats
-from bench.load.recorder import IN_FLIGHT
+from bench.load.recorder import IN_FLIGHT, interval_count
 from bench.load.users import Job
 from bench.load.worker import URL_VARIABLE
 from bench.model import BenchError, Cell
@@ -70,6 +71,7 @@ class Agent:
         self._runner = runner
         self._pool: Pool | None = None
         self._pool_identity: tuple[Any, ...] = ()
+        self._opened = 0.0
         self._cell: Cell | None = None
         self._job: Job | None = None
         self._share = 0
@@ -91,7 +93,7 @@ class Agent:
         self, cell: dict[str, Any], address: list[Any] | None, share: int, seed: int, worker: int
     ) -> dict[str, Any]:
         """Open the cell's pool (or keep the one that is open where it is the same) for `share` of
-        the users, as the `worker`-th from 0. Blocks until prefilled."""
+        the users, as the `worker`-th from 0. Blocks until prefilled and settled."""
         began = clock()
         asked = Cell.from_dict(cell)
         own = asked.pool_size_of(worker)
@@ -104,6 +106,7 @@ class Agent:
         if not gc.get_freeze_count():
             gc.freeze()  # libraries and users stay: walking them took 0.2 s of every cell
         self._open_pool(self._cell, tuple(address) if address else None)
+        gevent.sleep(max(0.0, self._opened + asked.settle_s - clock()))
         return {"seconds": clock() - began}
 
     def _open_pool(self, cell: Cell, address: Any) -> None:
@@ -116,6 +119,7 @@ class Agent:
         if cell.opening == "prefilled":
             self._pool.prefill(parallel=CONNECTING if not cell.rtt_s else CONNECTING_AFAR)
         self._pool_identity = identity
+        self._opened = clock()
 
     def close_pool(self) -> dict[str, Any]:
         """Close every connection of the last cell's pool."""
@@ -149,7 +153,7 @@ class Agent:
         try:
             pool.reset_peaks()
             opening = _readings(pool)
-            gevent.sleep(cell.measure_s)
+            empties = _pass_window(pool, opening["at"], cell.measure_s)
             closing = _readings(pool)
         finally:
             job.stop(clock())
@@ -158,6 +162,7 @@ class Agent:
         if not job.drained.is_set():
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         share = _share_of(cell, job, opening, closing)
+        _place_empties(share["series"], [*empties, (closing["at"], closing["empty"])])
         if not self._lesser:  # a staircase's lesser pools are there for their figures alone
             share |= _details(cell, job, opening["at"], closing["at"])
         return {**share, "worker": self._worker, "pool_size": cell.pool_size}
@@ -176,6 +181,25 @@ class Agent:
             if early > 0.001:
                 gevent.sleep(early)
             user.inbox.put(job)
+
+
+def _pass_window(pool: Pool, began: float, window_s: float) -> list[tuple[float, int]]:
+    """Blocks for the window; how many requests had found the pool empty by when, told at about the
+    edges of the recorder's intervals."""
+    count = interval_count(window_s)
+    told = []
+    for number in range(count):
+        told.append((clock(), pool.stats().empty))
+        gevent.sleep(max(0.0, began + (number + 1) * window_s / count - clock()))
+    return told
+
+
+def _place_empties(series: list[dict[str, Any]], told: list[tuple[float, int]]) -> None:
+    """Write into each interval how many requests found the pool empty in it."""
+    at, counts = zip(*told, strict=True)
+    edges = [at[0] + row["at_s"] for row in series] + [at[-1]]
+    for row, found in zip(series, np.diff(np.interp(edges, at, counts)), strict=True):
+        row["empty"] = float(found)
 
 
 def _await_drained(job: Job) -> None:

@@ -84,6 +84,11 @@ class Merged:
         """The share of the window's intervals in which the machine had no stall."""
         return float(sum(row["calm"] for row in self.intervals) / len(self.intervals))
 
+    def calm_empty_share(self) -> float | None:
+        """The share of the calm intervals' requests that found the pool empty; None without any."""
+        calm = [row for row in self.intervals if row["calm"]]
+        return _per(sum(row["empty"] for row in calm), sum(row["samples"] for row in calm))
+
     def calm_percentiles(self, kind: str) -> Percentiles:
         """Those of the calm intervals alone, in seconds."""
         calm = new_histogram()
@@ -152,6 +157,7 @@ class Findings:
             dropped=None if total.scheduled is None else total.sum("dropped"),
             served_share=_per(total.sum("requests"), total.scheduled or 0),
             pool_empty_share=total.empty_share(),
+            pool_empty_calm_share=total.calm_empty_share(),
             hiccup_max_s=self._hiccup_max_s,
             clock_step_s=self._clock_step_s,
             workers_lost=self._lost,
@@ -234,7 +240,8 @@ class Findings:
             machine_busy=read.machine_busy_share or 0.0,
             runqueue_share=max(wait or 0.0 for wait in waits),
             hold_s=self._hold_s(),
-            unloaded_s=self._unloaded_s,
+            # What moderation adds on average is the link's own, and no sign of a busy machine.
+            unloaded_s=self._unloaded_s + 2 * cell.moderation_s,
             in_use_mean=self._total.in_use_mean,
             pool_size=cell.pool_size,
             workers=cell.workers,
@@ -388,6 +395,7 @@ def _joined(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
         "length_s": parts[0]["length_s"],
         "requests": sum(part["requests"] for part in parts),
         "samples": samples,
+        "empty": sum(part["empty"] for part in parts),
         "latency_mean_s": mean("latency_mean_s"),
         "latency_max_s": max((part["latency_max_s"] for part in seen), default=None),
         "acquire_mean_s": mean("acquire_mean_s"),

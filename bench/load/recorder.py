@@ -27,6 +27,11 @@ INTENDED, SENT, ACQUIRED, DONE = range(4)  # the columns of a row
 Floats = NDArray[np.float64]
 
 
+def interval_count(window_s: float) -> int:
+    """Into how many intervals a window is divided."""
+    return max(FEWEST_INTERVALS, round(window_s / INTERVAL_S))
+
+
 def new_histogram() -> HdrHistogram:
     """Whole microseconds, 1 … 60,000,000, three digits (rule 3 of the methods)."""
     return HdrHistogram(LOWEST_US, HIGHEST_US, DIGITS)
@@ -189,7 +194,7 @@ def _series(
     start: float, end: float, done_within: Floats, placed: Floats, spans: dict[str, Floats]
 ) -> list[dict[str, Any]]:
     """A row per interval: `requests` are those done in it; times are of those that belong to it."""
-    count = max(FEWEST_INTERVALS, round((end - start) / INTERVAL_S))
+    count = interval_count(end - start)
     edges = np.linspace(start, end, count + 1)
     done, _ = np.histogram(done_within[:, DONE], edges)
     slot = np.searchsorted(edges, placed, side="right") - 1

@@ -4,19 +4,32 @@ Run as a script, `guard.py PARENT LIFELINE COMMAND…`, never imported. With no 
 kernel's parent-death signal does it (Linux). Else LIFELINE is the reading end of a pipe only the
 parent holds open, and a watcher forked here kills the command when that pipe ends. A pre-exec hook
 in the parent would save these 20 ms, but forks a process that may be large and threaded.
+
+The command gets short time slices as well, where the kernel grants them.
 """
 
 import os
+import platform
 import select
 import signal
+import struct
 import sys
 
 PR_SET_PDEATHSIG = 1
 POLL_MS = 200
 
+# Who has short slices takes the core over when it wakes, where others finish theirs of 1.4 to 3 ms
+# (EEVDF; Linux 6.12 and later, without privilege). On two cores that halved the time for which a
+# reply waited for the link while our own probes or the kernel's housekeeping had the core.
+SLICE_NS = 100_000  # the shortest there is
+SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+SCHED_FLAG_KEEP_POLICY = 0x08
+SCHED_ATTR = "=IIQiIQQQ"  # size, policy, flags, nice, priority, runtime, deadline, period
+
 
 def main() -> None:
     parent, lifeline, *command = sys.argv[1:]
+    take_short_slices()
     if lifeline == "-":
         die_with_parent(int(parent))
     else:
@@ -25,6 +38,18 @@ def main() -> None:
         os.execvp(command[0], command)
     except OSError as failure:  # not a program, or one for another machine
         sys.exit(f"{command[0]}: {failure.strerror}")
+
+
+def take_short_slices() -> None:
+    """Whoever is started from here has them too. Without effect where the kernel knows none."""
+    call = SCHED_SETATTR.get(platform.machine())
+    if call is None or sys.platform != "linux":
+        return
+    import ctypes
+
+    size, nice = struct.calcsize(SCHED_ATTR), os.getpriority(os.PRIO_PROCESS, 0)
+    wanted = struct.pack(SCHED_ATTR, size, 0, SCHED_FLAG_KEEP_POLICY, nice, 0, SLICE_NS, 0, 0)
+    ctypes.CDLL(None).syscall(call, 0, wanted, 0)
 
 
 def die_with_parent(parent: int) -> None:

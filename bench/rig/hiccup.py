@@ -1,7 +1,7 @@
 """The hiccup meter: a process that sleeps briefly on each core and records how late it woke.
 
 What it sees is what a pool's users see: a stall of the machine, or of the core they share.
-A stall of d milliseconds is certain to be seen from 5 up; below that with chance (d - 1)/4.
+A stall of d milliseconds is certain to be seen from 3 up; below that with chance (d - 1)/2.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from bench.rig import host
 
-# A wake costs 25-45 µs on a virtual machine, idle or loaded (trial): every millisecond it would be
-# 3 % of each core, every fourth it is about 1.
-TICK_S = 0.004
+# A wake costs 10-45 µs on a virtual machine, idle or loaded (trials, by the hour): every millisecond
+# it could be 4 % of each core, every second one it is 0.5 to 2.
+TICK_S = 0.002
 STALL_S = 0.001  # a stall is a wake later than this
 
 

@@ -47,10 +47,14 @@ class Link:
         self._routes: dict[float, tuple[str, int]] = {}
 
     @classmethod
-    def open(cls, target: tuple[str, int]) -> Link:
-        """Starts the relay. It may hold two descriptors a connection up to the hard limit."""
+    def open(cls, target: tuple[str, int], moderation_s: float = 0.0) -> Link:
+        """Starts the relay. It may hold two descriptors a connection up to the hard limit.
+
+        With `moderation_s` it looks after its connections at most once in that time.
+        """
         host_name, port = target
-        return cls(Companion("bench.rig.relay", host_name, str(port), name="link"))
+        args = (host_name, str(port), str(moderation_s))
+        return cls(Companion("bench.rig.relay", *args, name="link"))
 
     def __enter__(self) -> Link:
         return self

@@ -28,12 +28,14 @@ Address = tuple[str, int]
 class Rig:
     """A context manager. Entering blocks until the server answers and its keys are filled.
 
-    Raises PreflightError when the server cannot be had, ApparatusLost when a part dies later.
+    `cells` agree in the link's moderation. Raises PreflightError when the server cannot be had,
+    ApparatusLost when a part dies later.
     """
 
     def __init__(self, settings: Settings, cells: list[Cell]) -> None:
         self._settings = settings
         self._rtts = sorted({cell.rtt_s for cell in cells if cell.rtt_s})
+        (self._moderation_s,) = {cell.moderation_s for cell in cells if cell.rtt_s} or {0.0}
         self._connections = max(cell.workers * cell.pool_size for cell in cells)
         self._addresses: dict[float, Address | None] = {0.0: None}
         self.link: Link | None = None
@@ -49,7 +51,8 @@ class Rig:
             )
             self.server.fill(self._settings.workload)
             if self._rtts:
-                self.link = Link.open((self.server.host, self.server.port))
+                target = (self.server.host, self.server.port)
+                self.link = Link.open(target, self._moderation_s)
                 stack.callback(self.link.close)
                 for rtt in self._rtts:
                     self._addresses[rtt] = self.link.route(rtt)
