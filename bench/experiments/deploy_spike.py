@@ -104,8 +104,9 @@ def _cell(
         spike_s=BURST_S if shape == "burst" else STEP_S,
     )
     return Cell(
-        NAME, pool, CARRIERS, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open", offered_qps=BASE_QPS, arrivals=spike,
-        opening=opening, workload=workload if situation == "network" else busy,
+        NAME, pool, CARRIERS, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open",
+        offered_qps=BASE_QPS, arrivals=spike, opening=opening,
+        workload=workload if situation == "network" else busy,
         warmup_s=WARMUP_S, measure_s=WINDOW_S[shape], keep_requests=True,
         arm=f"{situation} {shape}",
     )  # fmt: skip

@@ -16,8 +16,8 @@ from typing import Any
 
 from bench.rig import host
 
-# A wake costs 10-45 µs on a virtual machine, idle or loaded (trials, by the hour): every millisecond
-# it could be 4 % of each core, every second one it is 0.5 to 2.
+# A wake costs 10 to 45 µs on a virtual machine (trials, by the hour): every millisecond it could be
+# 4 % of each core, every second one it is 0.5 to 2.
 TICK_S = 0.002
 STALL_S = 0.001  # a stall is a wake later than this
 

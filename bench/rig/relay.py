@@ -196,7 +196,7 @@ class Relay:
 
     def run(self) -> None:
         """Relays until the command channel ends."""
-        poll, wait, sides = self._poller.events, self._poller.wait, self._sides
+        poll, sides = self._poller.events, self._sides
         while self._running:
             events = poll(0)
             # One clock for all: they arrived before the poll returned, so this is the nearest.
@@ -225,10 +225,14 @@ class Relay:
             if self._unread:
                 self._drain_rests(now)
             self._deliver()
-            if not (events or self._unread):
-                wait(self._time_to_next())
-            elif self._moderation_s:
-                sleep(max(0.0, now + self._moderation_s - perf_counter()))
+            self._rest(now, busy=bool(events or self._unread))
+
+    def _rest(self, began: float, *, busy: bool) -> None:
+        """Until there is something to do; after a turn that had, for as long as moderation asks."""
+        if not busy:
+            self._poller.wait(self._time_to_next())
+        elif self._moderation_s:
+            sleep(max(0.0, began + self._moderation_s - perf_counter()))
 
     def _time_to_next(self) -> float | None:
         due = min((route.next_due() for route in self._routes), default=float("inf"))
