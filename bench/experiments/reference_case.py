@@ -520,8 +520,8 @@ ALLOWED = (
     f"{si(NULL_EMPTY, 'share')}; whole windows are told beside. What disturbs a rig only "
     "lengthens waits, so refuted (the interval of one lies above) only by cells in which every "
     f"core is at most {si(QUIET_CORE, 'share')} busy, and where either theory misses too or the "
-    f"control holds {COVERS} or more for at most {BUNCHED:g} × the time that Poisson arrivals would; "
-    f"{WHEN}"
+    f"control holds {COVERS} or more for at most {BUNCHED:g} × the time that Poisson arrivals "
+    f"would; {WHEN}"
 )
 
 
