@@ -66,8 +66,8 @@ def store(
     made.note_server("redis", "7.0.0")
     for module in experiments:
         plan: Plan = module.plan(profile, Workload(), 1)
-        for block in range(1, replicates + 1):
-            for cell in plan.cells + (plan.once if block == 1 else ()):
+        for block, planned in enumerate(plan.blocks[:replicates], 1):
+            for cell in planned:
                 if wanted(cell):
                     made.add(observation(cell, block, truth))
     made.finish("complete")

@@ -16,8 +16,11 @@ def share(served: int, scheduled: int) -> dict[str, Any]:
     recorder = Recorder(("GET",))
     for due in np.arange(served) / served:
         recorder.sink("GET")((due, due, due + 0.0002, due + 0.001))
+    window = recorder.window(0.0, 1.0, "open")
+    for number, row in enumerate(window["series"]):
+        row["empty"] = number
     return {
-        **recorder.window(0.0, 1.0, "open"),
+        **window,
         "scheduled": scheduled,
         "operations": recorder.operations(),
         "window_s": 1.0,
@@ -47,6 +50,9 @@ def test_intervals_that_a_stall_reaches_are_not_calm() -> None:
         index not in (1, 2) for index in range(len(stalled.intervals))
     ]
     assert stalled.calm_percentiles("latency").p50 == pytest.approx(0.001)
+    count = len(stalled.intervals)
+    found = sum(range(count)) - 1 - 2  # each interval's number is how many found the pool empty
+    assert stalled.calm_empty_share() == pytest.approx(found / (1_000 * (count - 2) / count))
     elsewhere = Merged([share(1_000, 1_000)], [(5.0, 6.0)])  # before the window
     assert elsewhere.calm_share() == 1
 
@@ -55,4 +61,5 @@ def test_workers_intervals_add_up() -> None:
     both = Merged([share(1_000, 1_000), share(500, 500)], [])
     assert both.scheduled == 1_500
     assert sum(row["samples"] for row in both.intervals) == 1_500
+    assert [row["empty"] for row in both.intervals] == [2 * n for n in range(len(both.intervals))]
     assert both.qps == pytest.approx(1_500, abs=2)  # the last is done after the window

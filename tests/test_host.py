@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -120,6 +121,30 @@ def test_a_child_has_a_session_of_its_own() -> None:
         assert os.getsid(child.pid) == child.pid != os.getsid(0)
     finally:
         host.end(child)
+
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+OWN_SLICE = """
+import ctypes, platform, struct
+attributes = ctypes.create_string_buffer(56)
+call = {calls}[platform.machine()]
+assert ctypes.CDLL(None).syscall(call, 0, attributes, 56, 0) == 0
+print(struct.unpack_from("=IIQiIQ", attributes)[5])
+"""
+
+
+@pytest.mark.skipif(
+    not host.LINUX or platform.machine() not in SCHED_GETATTR
+    or tuple(map(int, platform.release().split(".")[:2])) < (6, 12),
+    reason="needs Linux 6.12 or later",
+)  # fmt: skip
+def test_a_child_has_short_time_slices_and_we_have_not() -> None:
+    code = OWN_SLICE.format(calls=SCHED_GETATTR)
+    child = host.spawn([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    said, _ = child.communicate()
+    assert int(said) == 100_000
+    ours = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert int(ours.stdout) > 100_000
 
 
 def test_a_missing_program_is_said_at_once() -> None:

@@ -36,7 +36,7 @@ class WithoutEpoll:
     def __init__(self, target: tuple[str, int]) -> None:
         code = "import select; del select.epoll; from bench.rig import relay; relay.main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, target[0], str(target[1])],
+            [sys.executable, "-c", code, target[0], str(target[1]), "0"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -350,6 +350,27 @@ def test_five_thousand_connections_all_relay_and_all_go(open_link: Opener) -> No
         stack.close()
         assert eventually(lambda: empty(link, fds))
         assert eventually(lambda: server.snapshot(light=True).connected_clients == 1)
+
+
+def test_a_moderated_link_looks_after_its_connections_once_in_that_time(
+    redis_server: Server,
+) -> None:
+    """What comes while it rests travels together, and nothing is lost."""
+    rest_s = 0.2
+    with Link.open((redis_server.host, redis_server.port), rest_s) as link:
+        with socket.create_connection(link.route(0.001)) as client:
+            client.sendall(b"PING\r\n")
+            assert client.recv(100) == b"+PONG\r\n"
+            before = link.stats()
+            for _ in range(10):
+                client.sendall(b"PING\r\n")
+                time.sleep(rest_s / 100)
+            received = b""
+            while received.count(b"+PONG\r\n") < 10:
+                received += client.recv(1000)
+        after = link.stats()
+    assert after.bytes_to_server - before.bytes_to_server == 60
+    assert after.chunks_to_server - before.chunks_to_server < 5
 
 
 def test_a_killed_link_is_named(redis_server: Server) -> None:

@@ -26,6 +26,7 @@ if __name__ == "__main__":
 import dataclasses
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import redis
@@ -301,6 +302,64 @@ def check_a_cell_lets_workers_rest_that_it_does_not_need() -> None:
     assert [(pod.worker, pod.pool_size) for pod in rested.pods] == [(0, 6)]
     assert rested.workers_lost == 0
     assert rested.server_connections_peak < 6 + 30  # the others' 4 and 30 are closed
+
+
+def check_the_requests_that_find_the_pool_empty_are_placed_in_time() -> None:
+    tight = dataclasses.replace(CELL, pool_size=2, rtt_s=0.005)
+    (seen,) = measured(1, [tight])
+    rows = [row for row in seen.series if row["source"] == "workers"]
+    assert all(row["empty"] > 0 for row in rows)
+    found, samples = (sum(row[name] for row in rows) for name in ("empty", "samples"))
+    assert found / samples == pytest.approx(seen.pool_empty_share, rel=0.05)
+
+
+def check_connections_settle_once_and_not_in_every_cell() -> None:
+    """The server tells how old the pool's connections are when the load comes."""
+    from bench.rig.rig import Rig
+
+    settled = [dataclasses.replace(CELL, settle_s=2.0, arm=arm) for arm in "ab"]
+    with (
+        tempfile.TemporaryFile() as log,
+        Rig(Settings(), settled) as rig,
+        swarm_module.Swarm(1, 20, rig.server.url, log) as swarm,
+    ):
+        ages = []
+        for cell in settled:
+            swarm.prepare(cell, None, seed=1)
+            with redis.Redis.from_url(rig.server.url) as asking:
+                known = asking.client_list()
+            ages.append([int(each["age"]) for each in known if each["name"] != "probe"])
+    assert sum(age >= 2 for age in ages[0]) >= CELL.pool_size
+    assert sum(age <= 5 for age in ages[1]) >= CELL.pool_size  # the same, waited for no more
+
+
+def check_sides_have_servers_of_their_own_or_take_turns_on_one() -> None:
+    from bench import runner
+    from bench.store import Store
+
+    class Nobody:
+        def starts(self, cells: int, seconds: float) -> None: ...
+        def measures(self, cell: Cell) -> None: ...
+        def has(self, observation: Any, seconds: float) -> None: ...
+
+    small = dataclasses.replace(CELL, pool_size=3, concurrency=3, rtt_s=0.005)
+    large = dataclasses.replace(small, pool_size=150, side=1)
+    cells = tuple(
+        dataclasses.replace(cell, arm=arm) for arm in ("one", "two") for cell in (small, large)
+    )
+    block = runner.Block(1, 1, cells)
+    for url in (None, URL):
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store.create(Path(folder) / "run", {"settings": {"profile": "smoke"}})
+            runner._run_block(Settings(url=url), block, list(cells), store, Nobody())
+            store.finish("complete")
+            seen = Store.open(Path(folder) / "run").cells()
+        assert len(seen) == 4
+        # "measured once more" doubles none: all are valid, and no operation is another side's.
+        assert seen["valid"].all(), seen["invalid_reasons"].tolist()
+        peaks = seen.groupby("pool_size")["server_connections_peak"].agg(["min", "max"])
+        assert peaks.loc[3, "max"] < 50
+        assert peaks.loc[150, "min"] >= 150
 
 
 def check_a_script_keeps_the_server_busy_and_is_counted() -> None:

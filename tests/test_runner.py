@@ -24,10 +24,14 @@ made = {seed: blocks([Plan(cells, 3)], seed) for seed in (1, 1, 2)}
 told = {str(seed): [[(c.pool_size, c.concurrency) for c in b.cells] for b in made[seed]]
         for seed in made}
 apart = Plan(cells[:2], 3, once=(cells[2], Cell("t", 7, 7, workers=2)))
+turns = [Cell("t", pool, 1, arm=f"turn {n}", side=side)
+         for n in (1, 2, 3) for side, pool in enumerate((20, 5000))]
+twos = blocks([Plan(cells[:1], 2, apart=tuple(turns), apart_replicates=3)], 1)
+told["turns"] = [[[c.arm, c.side] for c in b.cells] for b in twos]
 planned = {"once": [apart], "instrument": [instrument.plan("standard", Workload(), 1)],
            "both": [Plan(cells, 1), apart]}
 for name, plans in planned.items():
-    told[name] = [[b.number, b.replicate, b.workers, [c.id for c in b.cells]]
+    told[name] = [[b.number, b.replicate, max(c.workers for c in b.cells), [c.id for c in b.cells]]
                   for b in blocks(plans, 1)]
 told["ids"] = [c.id for c in (*apart.cells, *apart.once)]
 print(json.dumps(told))
@@ -70,6 +74,20 @@ def test_what_is_measured_once_is_in_the_first_replicate_alone(orders: dict[str,
     ]  # fmt: skip
     numbers = [block[0] for block in orders["both"]]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+def test_cells_apart_have_blocks_of_their_own_in_which_sides_take_turns(
+    orders: dict[str, Any],
+) -> None:
+    """Also where both pools are large: each stays open on its side."""
+    apart = [block for block in orders["turns"] if len(block) > 1]
+    assert len(apart) == 3
+    assert [block for block in orders["turns"] if len(block) == 1] == [[["", 0]]] * 2
+    for block in apart:
+        turns = [block[at : at + 2] for at in range(0, 6, 2)]
+        assert all(first[0] == second[0] and first[1] != second[1] for first, second in turns)
+        assert len({first[0] for first, _ in turns}) == 3
+    assert len({json.dumps(block) for block in apart}) > 1  # in random order
 
 
 def test_the_instrument_has_a_a_in_every_block_and_all_else_once(orders: dict[str, Any]) -> None:
@@ -132,6 +150,11 @@ def test_every_experiment_offers_what_the_runner_and_the_report_ask_for() -> Non
             made = module.plan(profile, Workload(), 1)
             assert made.cells
             assert made.replicates >= (3 if profile != "smoke" else 1)
-            assert made.measurements == len(made.cells) * made.replicates + len(made.once)
+            assert len(made.blocks) == made.replicates + made.apart_replicates
+            assert made.measurements == (
+                len(made.cells) * made.replicates
+                + len(made.once)
+                + len(made.apart) * made.apart_replicates
+            )
         for name in ("tables", "claims", "figures"):
             assert callable(getattr(module, name))

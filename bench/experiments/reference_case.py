@@ -843,9 +843,11 @@ def _pools(cells: pd.DataFrame, variant: Variant = LIFO) -> pd.DataFrame:
 def _floored(cells: pd.DataFrame) -> pd.DataFrame:
     waits = {name: cells[name].astype(float).clip(lower=TICK_S) for name in WAITS}
     least = 0.5 / cells["scheduled"].astype(float)
-    return cells.assign(pool_empty_share=cells["pool_empty_share"].clip(lower=least), **waits)
+    shares = {name: cells[name].astype(float).clip(lower=least) for name in SHARES}
+    return cells.assign(**waits, **shares)
 
 
+SHARES = ("pool_empty_share", "pool_empty_calm_share")
 WAITS = ("acquire_p50_s", "acquire_p99_s", "acquire_calm_p99_s")
 
 
@@ -860,8 +862,9 @@ def _draw_wait(cells: pd.DataFrame, title: str) -> Figure:
     _limit_line(empty, MOST_SHARE)
     draw_pool_sizes(wait, own, "acquire_p50_s")
     draw_pool_sizes(wait, own, "acquire_p99_s", dashed=True)
-    calm = points(own, ["pool_size"], "acquire_calm_p99_s")
-    wait.plot(calm["pool_size"], calm["median"], ":", color=INK, linewidth=1.2)
+    for axes, column in ((empty, "pool_empty_calm_share"), (wait, "acquire_calm_p99_s")):
+        calm = points(own, ["pool_size"], column)
+        axes.plot(calm["pool_size"], calm["median"], ":", color=INK, linewidth=1.2)
     _draw_bursts(wait, bursts, "acquire_p99_s")
     _limit_line(wait, LONG_WAIT_S)
     _name_waits(empty, wait, own)
@@ -906,6 +909,7 @@ def _wait_marks() -> list[Line2D]:
     return [
         Line2D([], [], color=INK, linestyle="--", label="theory: Erlang C at L"),
         Line2D([], [], linestyle="", label=bursts, **marker(_BURSTS)),
+        Line2D([], [], color=INK, linestyle=":", label="calm: without the machine's stalls"),
         Line2D([], [], color=MUTED, linestyle=":", label="the objective"),
     ]
 
@@ -1202,6 +1206,7 @@ COLUMNS = {
     "W ms": ("command_mean_s", 1e3),
     "in flight": ("in_flight_mean", 1.0),
     "empty %": ("pool_empty_share", 100.0),
+    "calm empty %": ("pool_empty_calm_share", 100.0),
     "wait p50 ms": ("acquire_p50_s", 1e3),
     "wait p99 ms": ("acquire_p99_s", 1e3),
     "calm wait p99 ms": ("acquire_calm_p99_s", 1e3),
