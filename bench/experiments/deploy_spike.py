@@ -62,12 +62,15 @@ SHAPES: tuple[Shape, ...] = ("burst", "step")
 WARM: Opening = "prefilled"
 LAZY: Opening = "lazy"
 
-# Pool 20 passes on 2,000/s at this round trip, 50 covers the spike's mean in flight, 30, and more.
-# Twice the round trip at half the rates would be the same spike; slow is what the rig has to spare.
-POOLS, RTT_S, BASE_QPS, SPIKE_FACTOR = (20, 50, 5000), 0.010, 500.0, 6.0
+# Where the network limits, pool 20 passes on 2,000/s, and 50 covers the spike's mean in flight, 30,
+# and more. Twice the round trip at half the rates would be the same spike; slow is what the rig has
+# to spare. Where the server limits, pool 20 passes on 4,000/s: more than come, whatever the server
+# does with them.
+POOLS, BASE_QPS, SPIKE_FACTOR = (20, 50, 5000), 500.0, 6.0
+RTT_S: dict[str, float] = {"network": 0.010, "server": 0.005}
 MODERATION_S = 0.1e-3  # of the link, which leaves the cores time to spare
 SMALL, COVERING, BIG = POOLS
-SCRIPT_LOOPS = 160_000  # about 0.7 ms of the server: it carries 1,500/s, less than a pool of 20
+SCRIPT_LOOPS = 160_000  # 0.5 to 0.7 ms of the server: it carries 1,500 to 2,000/s
 CARRIERS = 1_000  # more than are ever out, so that they never take the pool's part
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 
@@ -104,7 +107,7 @@ def _cell(
         spike_s=BURST_S if shape == "burst" else STEP_S,
     )
     return Cell(
-        NAME, pool, CARRIERS, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open",
+        NAME, pool, CARRIERS, rtt_s=RTT_S[situation], moderation_s=MODERATION_S, loop="open",
         offered_qps=BASE_QPS, arrivals=spike, opening=opening,
         workload=workload if situation == "network" else busy,
         warmup_s=WARMUP_S, measure_s=WINDOW_S[shape], keep_requests=True,
@@ -517,8 +520,8 @@ def figures(cells: pd.DataFrame, store: Store) -> dict[str, Figure]:
 
 
 PANELS = {
-    "network": f"the network limits: RTT {si(RTT_S, 's')}, the server has time to spare",
-    "server": f"the server limits: a script keeps it busy, RTT {si(RTT_S, 's')}",
+    "network": f"the network limits: RTT {si(RTT_S['network'], 's')}, the server has time to spare",
+    "server": f"the server limits: a script keeps it busy, RTT {si(RTT_S['server'], 's')}",
 }
 
 
@@ -531,8 +534,9 @@ def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
     for axes, (shape, situation) in zip(panels, product(SHAPES, SITUATIONS), strict=True):
         panel_title(axes, f"{shape}: {PANELS[situation]}")
     top = max((line.high for _, lines in drawn for line in lines), default=1.0)
-    for axes, lines in drawn:
-        axes.set_ylim(RTT_S / 1.3, max(2 * RTT_S, 1.3 * top))
+    for (axes, lines), (_, situation) in zip(drawn, product(SHAPES, SITUATIONS), strict=True):
+        axes.set_ylim(min(RTT_S.values()) / 1.3, max(2 * max(RTT_S.values()), 1.3 * top))
+        axes.axhline(RTT_S[situation], color=INK, linestyle=":", linewidth=1.0, zorder=1)
         _draw_lines(axes, lines)
     _spans(panels)
     footnote(
@@ -604,7 +608,6 @@ def _draw_lines(axes: Axes, lines: list[Line]) -> None:
                   markersize=4, markevery=4)  # fmt: skip
         axes.fill_between(line.at_s, line.middle_s, line.upper_s, color=style.colour, alpha=0.12,
                           lw=0)  # fmt: skip
-    axes.axhline(RTT_S, color=INK, linestyle=":", linewidth=1.0, zorder=1)
     linear_axis(axes.xaxis, "s", "due after the spike began")
     axes.set_xlim(left=min((line.at_s[0] for line in lines), default=0.0))
     log_axis(axes.yaxis, "s", "latency")
@@ -737,12 +740,19 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 def _latency_prose(known: pd.DataFrame) -> str:
     base, peak = si(BASE_QPS, "/s"), si(SPIKE_FACTOR * BASE_QPS, "/s")
     return (
-        f"Requests come at {base} and, within the grey span, at {peak}. A pool of {SMALL} passes "
-        f"on at most {si(SMALL / RTT_S, '/s')} at this round trip, so a line forms at its door and "
-        f"drains when the burst is over; a step beyond that never drains. {COVERING} connections "
-        f"are more than the {SPIKE_FACTOR * BASE_QPS * RTT_S:g} that the spike keeps in flight. "
+        f"Requests come at {base} and, within the grey span, at {peak}. Where the network limits, "
+        f"a pool of {SMALL} passes on at most {_passes('network')}, so a line forms at its door and "
+        "drains when the burst is over; a step beyond that never drains. "
+        f"{COVERING} connections are more than the {SPIKE_FACTOR * BASE_QPS * RTT_S['network']:g} "
+        f"that the spike keeps in flight. Where the server limits, a pool of {SMALL} would pass on "
+        f"{_passes('server')}, more than the spike brings: what holds it up there is no pool. "
         f"{_recoveries(known)}"
     )
+
+
+def _passes(situation: Situation) -> str:
+    """The highest rate that the small pool lets through, were the round trip all of the hold."""
+    return si(SMALL / RTT_S[situation], "/s")
 
 
 def _recoveries(known: pd.DataFrame) -> str:

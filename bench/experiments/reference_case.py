@@ -98,7 +98,7 @@ TURNS: dict[Profile, int] = {"smoke": 1, "standard": 8, "full": 20}
 SETTLE_S: dict[Profile, float] = {"smoke": 0.0, "standard": 4.0, "full": 4.0}
 TURN_S, TURN_RTT_S = 0.5, 0.8e-3
 OPEN_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.6, "full": 1.0}
-COVERS_S: dict[Profile, float] = {"smoke": 0.4, "standard": 2.0, "full": 3.0}
+COVERS_S: dict[Profile, float] = {"smoke": 0.4, "standard": 4.0, "full": 6.0}
 BRIEF_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.3, "full": 0.6}
 CLOSED_S: dict[Profile, float] = {"smoke": 0.3, "standard": 0.6, "full": 0.8}
 CLOSED_WARMUP_S = 0.1
@@ -615,15 +615,18 @@ def _busy_said(known: pd.DataFrame, still: pd.DataFrame) -> str:
 
 
 def _meets(found: Headroom) -> bool:
+    if not (is_known(found.calm_empty) and is_known(found.calm_wait)):
+        return False
     empty, wait = found.calm_empty.high, found.calm_wait.high
     return bool(empty <= MOST_SHARE and wait <= LONG_WAIT_S and found.served >= SERVED)
 
 
 def _misses(found: Headroom) -> str:
     """Which part of the objective is shown to be missed."""
-    if found.calm_empty.low > MOST_SHARE:
+    if is_known(found.calm_empty) and found.calm_empty.low > MOST_SHARE:
         return "found empty too often"
-    return "waits too long" if found.calm_wait.low > LONG_WAIT_S else ""
+    long = is_known(found.calm_wait) and found.calm_wait.low > LONG_WAIT_S
+    return "waits too long" if long else ""
 
 
 def _headroom_said(found: Headroom) -> str:

@@ -71,12 +71,12 @@ def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> Watched:
     probes = rig.probes(swarm.pids)
     try:
         probes.start_window()
-        rig.hiccups.mark()
+        rig.mark()
         wall, monotonic = time.time(), clock()
         running = swarm.start(cell)
         _pass_window(rig, cell)
         step_s = (time.time() - wall) - (clock() - monotonic)
-        stalls = rig.hiccups.read()  # before our own sums load the machine
+        stalls = rig.stalls()  # before our own sums load the machine
         readings = probes.end_window()
         return Watched(readings, swarm.collect(running), stalls, step_s)
     finally:

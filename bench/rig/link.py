@@ -81,6 +81,15 @@ class Link:
         """What each open connection carried. Halts relaying for some milliseconds at 5,000."""
         return [Traffic(*figures) for figures in self._relay.ask("connections")["open"]]
 
+    def mark(self) -> None:
+        """Forgets the stalls so far."""
+        self._relay.ask("mark")
+
+    def stalls(self) -> list[tuple[float, float]]:
+        """Since the mark, from when to when what was due lay undelivered for longer than
+        `bench.rig.relay.LATE_S`, in this machine's perf_counter seconds."""
+        return [(due, now) for due, now in self._relay.ask("stalls")["stalls"]]
+
     def check(self) -> None:
         self._relay.check()
 

@@ -43,6 +43,8 @@ IN, OUT, ERR, HUP, RDHUP, EDGE = 0x1, 0x4, 0x8, 0x10, 0x2000, 1 << 31
 ORDINARY = IN | OUT
 NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST
 PR_SET_TIMERSLACK = 29
+LATE_S = 0.5e-3  # what was due longer ago waited for us: for a core, or behind too much work
+MOST_STALLS = 10_000  # kept between two marks; a relay that is always late need not say so for ever
 END: bytes = b""  # travels through the queue behind the data: the other end sent FIN
 RESET: None = None  # likewise: it sent RST, or is gone
 
@@ -185,10 +187,13 @@ class Relay:
         self._closed_totals = {"to_server": [0, 0], "to_client": [0, 0]}
         self._requests = b""
         self._running = True
+        self._stalls: list[tuple[float, float]] = []
         self._commands: dict[str, Callable[..., dict[str, Any]]] = {
             "route": self.open_route,
             "stats": self.stats,
             "connections": self.connections,
+            "mark": self.mark,
+            "stalls": self.stalls,
         }
         poller.add_level(0)
 
@@ -245,6 +250,8 @@ class Relay:
                 self._admit(route)
             queue = route.queue
             now = perf_counter()
+            if queue and queue[0][0] < now - LATE_S:
+                self._note_stall(queue[0][0], now)
             while queue and queue[0][0] <= now:
                 _, sink, data = queue.popleft()
                 if not data or sink.backlog:
@@ -259,6 +266,10 @@ class Relay:
                     continue
                 if sent != len(data):
                     self._keep(sink, data[sent:])
+
+    def _note_stall(self, due: float, now: float) -> None:
+        if len(self._stalls) < MOST_STALLS:
+            self._stalls.append((due, now))
 
     # Reading
 
@@ -470,6 +481,13 @@ class Relay:
             "cpu_user_s": usage.ru_utime,
             "cpu_system_s": usage.ru_stime,
         }
+
+    def mark(self) -> dict[str, Any]:
+        self._stalls.clear()
+        return {}
+
+    def stalls(self) -> dict[str, Any]:
+        return {"stalls": self._stalls}
 
     def connections(self) -> dict[str, Any]:
         """Bytes and chunks of every open connection, to the server and to the client."""

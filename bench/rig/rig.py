@@ -89,6 +89,16 @@ class Rig:
         """Probes that watch these workers beside server and link."""
         return Probes(self.server, self.link, worker_pids, ours=[self.hiccups.pid])
 
+    def mark(self) -> None:
+        """Begins an interval of which `stalls` is to tell."""
+        self.hiccups.mark()
+        if self.link is not None:
+            self.link.mark()
+
+    def stalls(self) -> list[tuple[float, float]]:
+        """Of the machine and of the link since the mark, from when to when, in perf_counter."""
+        return self.hiccups.read() + (self.link.stalls() if self.link is not None else [])
+
     def check(self) -> None:
         """Raise ApparatusLost if the server or the link has ended."""
         self.server.check()
