@@ -741,8 +741,8 @@ def _latency_prose(known: pd.DataFrame) -> str:
     base, peak = si(BASE_QPS, "/s"), si(SPIKE_FACTOR * BASE_QPS, "/s")
     return (
         f"Requests come at {base} and, within the grey span, at {peak}. Where the network limits, "
-        f"a pool of {SMALL} passes on at most {_passes('network')}, so a line forms at its door and "
-        "drains when the burst is over; a step beyond that never drains. "
+        f"a pool of {SMALL} passes on at most {_passes('network')}, so a line forms at its door "
+        "and drains when the burst is over; a step beyond that never drains. "
         f"{COVERING} connections are more than the {SPIKE_FACTOR * BASE_QPS * RTT_S['network']:g} "
         f"that the spike keeps in flight. Where the server limits, a pool of {SMALL} would pass on "
         f"{_passes('server')}, more than the spike brings: what holds it up there is no pool. "
