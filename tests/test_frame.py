@@ -41,7 +41,7 @@ def _committed() -> list[Path]:
 
 def _make(*arguments: str, cwd: Path = ROOT, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **more}
-    for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"):
+    for inherited in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS"):
         environment.pop(inherited, None)
     return subprocess.run(
         ["make", *arguments], cwd=cwd, env=environment, capture_output=True, text=True

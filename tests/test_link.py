@@ -352,22 +352,45 @@ def test_five_thousand_connections_all_relay_and_all_go(open_link: Opener) -> No
         assert eventually(lambda: server.snapshot(light=True).connected_clients == 1)
 
 
+def test_a_link_that_was_late_says_when(redis_server: Server) -> None:
+    with (
+        Link.open((redis_server.host, redis_server.port)) as link,
+        socket.create_connection(link.route(0.05)) as client,
+    ):
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+        link.mark()
+        client.sendall(b"PING\r\n")
+        time.sleep(0.01)
+        began = time.perf_counter()
+        os.kill(link.pid, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(link.pid, signal.SIGCONT)
+        assert client.recv(100) == b"+PONG\r\n"
+        stalls = link.stalls()
+        link.mark()
+        assert not link.stalls()
+    assert any(due < began + 0.1 and now - due > 0.1 for due, now in stalls)
+
+
 def test_a_moderated_link_looks_after_its_connections_once_in_that_time(
     redis_server: Server,
 ) -> None:
     """What comes while it rests travels together, and nothing is lost."""
     rest_s = 0.2
-    with Link.open((redis_server.host, redis_server.port), rest_s) as link:
-        with socket.create_connection(link.route(0.001)) as client:
+    with (
+        Link.open((redis_server.host, redis_server.port), rest_s) as link,
+        socket.create_connection(link.route(0.001)) as client,
+    ):
+        client.sendall(b"PING\r\n")
+        assert client.recv(100) == b"+PONG\r\n"
+        before = link.stats()
+        for _ in range(10):
             client.sendall(b"PING\r\n")
-            assert client.recv(100) == b"+PONG\r\n"
-            before = link.stats()
-            for _ in range(10):
-                client.sendall(b"PING\r\n")
-                time.sleep(rest_s / 100)
-            received = b""
-            while received.count(b"+PONG\r\n") < 10:
-                received += client.recv(1000)
+            time.sleep(rest_s / 100)
+        received = b""
+        while received.count(b"+PONG\r\n") < 10:
+            received += client.recv(1000)
         after = link.stats()
     assert after.bytes_to_server - before.bytes_to_server == 60
     assert after.chunks_to_server - before.chunks_to_server < 5

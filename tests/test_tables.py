@@ -16,7 +16,7 @@ import synthetic
 from bench.experiments import instrument, pool_sweep
 from bench.model import Row, Settings, Verdict, Workload
 from bench.report.display import Display
-from bench.report.tables import show, show_calibration, summary
+from bench.report.tables import readable, show, show_calibration, summary
 from bench.report.verdicts import judge
 from bench.store import Store
 
@@ -80,7 +80,8 @@ def test_away_from_a_terminal_nothing_is_wrapped_or_cut(
     assert f"{found['cells']} cells, 0 invalid; bound by {bounds}" in lines
     assert "…" not in said
     for record in found["tables"]["pool_sweep"]:
-        assert any({str(v) for v in record.values()} <= {"None", *line.split()} for line in lines)
+        cells = {readable(v) if isinstance(v, float) else str(v) for v in record.values()}
+        assert any(cells <= {"None", "–", *line.split()} for line in lines)
 
 
 def test_the_heading_says_that_the_rows_are_a_selection_and_of_what(

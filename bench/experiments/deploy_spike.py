@@ -64,13 +64,12 @@ LAZY: Opening = "lazy"
 
 # Where the network limits, pool 20 passes on 2,000/s, and 50 covers the spike's mean in flight, 30,
 # and more. Twice the round trip at half the rates would be the same spike; slow is what the rig has
-# to spare. Where the server limits, pool 20 passes on 4,000/s: more than come, whatever the server
-# does with them.
+# to spare. Where the server limits, pool 20 passes on 2,500/s, which is more than the server does.
 POOLS, BASE_QPS, SPIKE_FACTOR = (20, 50, 5000), 500.0, 6.0
-RTT_S: dict[str, float] = {"network": 0.010, "server": 0.005}
+RTT_S: dict[str, float] = {"network": 0.010, "server": 0.008}
 MODERATION_S = 0.1e-3  # of the link, which leaves the cores time to spare
 SMALL, COVERING, BIG = POOLS
-SCRIPT_LOOPS = 160_000  # 0.5 to 0.7 ms of the server: it carries 1,500 to 2,000/s
+SCRIPT_LOOPS = 180_000  # 0.5 to 0.8 ms of the server, by the hour: it carries 1,300 to 1,900/s
 CARRIERS = 1_000  # more than are ever out, so that they never take the pool's part
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 5}
 
@@ -744,15 +743,25 @@ def _latency_prose(known: pd.DataFrame) -> str:
         f"a pool of {SMALL} passes on at most {_passes('network')}, so a line forms at its door "
         "and drains when the burst is over; a step beyond that never drains. "
         f"{COVERING} connections are more than the {SPIKE_FACTOR * BASE_QPS * RTT_S['network']:g} "
-        f"that the spike keeps in flight. Where the server limits, a pool of {SMALL} would pass on "
-        f"{_passes('server')}, more than the spike brings: what holds it up there is no pool. "
-        f"{_recoveries(known)}"
+        f"that the spike keeps in flight. {_server_said(known)}{_recoveries(known)}"
     )
 
 
 def _passes(situation: Situation) -> str:
     """The highest rate that the small pool lets through, were the round trip all of the hold."""
     return si(SMALL / RTT_S[situation], "/s")
+
+
+def _server_said(known: pd.DataFrame) -> str:
+    """What holds the spike up where the server is meant to: the lesser of the two rates."""
+    each_s = 1e-6 * median_of(known[known["situation"] == "server"], "server_cpu_us_per_op")
+    if math.isnan(each_s):
+        return ""
+    return (
+        f"Where a script keeps the server busy, a pool of {SMALL} would pass on "
+        f"{_passes('server')}, and the server, by its CPU per request, can do "
+        f"{si(1 / each_s, '/s')}. "
+    )
 
 
 def _recoveries(known: pd.DataFrame) -> str:

@@ -515,8 +515,8 @@ OBJECTIVE = (
 )
 BUNCHED = 2.0  # × what Poisson gives: then it is the rig's doing, and no longer the pool's
 ALLOWED = (
-    "by the parts of the windows in which the machine did not stall, the intervals of both lie "
-    f"below, in blocks whose null control (pool {CONTROL}) is found empty by at most "
+    "by the parts of the windows in which neither machine nor link stalled, the intervals of both "
+    f"lie below, in blocks whose null control (pool {CONTROL}) is found empty by at most "
     f"{si(NULL_EMPTY, 'share')}; whole windows are told beside. What disturbs a rig only "
     "lengthens waits, so refuted (the interval of one lies above) only by cells in which every "
     f"core is at most {si(QUIET_CORE, 'share')} busy, and where either theory misses too or the "
@@ -631,7 +631,7 @@ def _misses(found: Headroom) -> str:
 
 def _headroom_said(found: Headroom) -> str:
     return (
-        f"without the machine's stalls {_spread(found.calm_empty)} found it empty, wait p99 "
+        f"outside the rig's stalls {_spread(found.calm_empty)} found it empty, wait p99 "
         f"{_spread(found.calm_wait)}; in all {_spread(found.empty)} and {_spread(found.wait)}"
     )
 
@@ -739,7 +739,7 @@ def _wait_finding(cells: pd.DataFrame, store: Store) -> str:
     return (
         f"{head}: {_spread(found.calm_empty)} of requests find it empty "
         f"(theory {si(erlang_c(COVERS, mean), 'share')} at L {mean:.1f}), p99 waits "
-        f"{_spread(found.calm_wait)}, but for stalls of the machine"
+        f"{_spread(found.calm_wait)}, outside the rig's stalls"
     )
 
 
@@ -912,7 +912,7 @@ def _wait_marks() -> list[Line2D]:
     return [
         Line2D([], [], color=INK, linestyle="--", label="theory: Erlang C at L"),
         Line2D([], [], linestyle="", label=bursts, **marker(_BURSTS)),
-        Line2D([], [], color=INK, linestyle=":", label="calm: without the machine's stalls"),
+        Line2D([], [], color=INK, linestyle=":", label="calm: outside the rig's stalls"),
         Line2D([], [], color=MUTED, linestyle=":", label="the objective"),
     ]
 
@@ -1107,9 +1107,11 @@ def _wait_prose(cells: pd.DataFrame, store: Store) -> str:
         "less are the limit themselves, and their line grows for as long as the load lasts. What "
         "more is for is chance, for arrivals are random. "
         f"The median pool of {COVERS} was found empty by "
-        f"{_median(own, 'pool_empty_share', 'share')} of Poisson arrivals, and by "
-        f"{_median(bursts, 'pool_empty_share', 'share')} in bursts of {_bursts_said()} (titles and "
-        f"verdicts have geometric means of what is evidence); the null control of {CONTROL} by "
+        f"{_median(own, 'pool_empty_share', 'share')} of Poisson arrivals "
+        f"({_median(own, 'pool_empty_calm_share', 'share')} outside stalls of machine and link, on "
+        "which titles and verdicts rest, as geometric means of what is evidence), and by "
+        f"{_median(bursts, 'pool_empty_share', 'share')} in bursts of {_bursts_said()}; "
+        f"the null control of {CONTROL} by "
         f"{_median(control, 'pool_empty_share', 'share')}. The objective: {OBJECTIVE}. "
         f"{len(rested)} of {counted(len(own), 'measurement')} of the pool of {COVERS} are "
         f"evidence beside a control that held; in {len(quiet(rested))} of these no core was above "

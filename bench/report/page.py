@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from bench.analysis.replicates import last_attempts
 from bench.figures.style import STYLE
 from bench.model import PreflightError
-from bench.report.tables import certificate_rows
+from bench.report.tables import certificate_rows, readable
 from bench.report.verdicts import judge
 from bench.store import Store, load_cells
 
@@ -126,13 +126,9 @@ def table(frame: pd.DataFrame, empty: str = "None.", *, text: bool = False) -> H
     if frame.empty:
         return Markdown(empty)  # type: ignore[no-untyped-call]
     html = frame.to_html(
-        index=False, border=0, na_rep="–", classes="text" * text, float_format=_six_digits
+        index=False, border=0, na_rep="–", classes="text" * text, float_format=readable
     )
     return HTML(LEFT * text + html)  # type: ignore[no-untyped-call]
-
-
-def _six_digits(value: float) -> str:
-    return f"{value + 0.0:.6g}"  # the sum has no −0
 
 
 def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:

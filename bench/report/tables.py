@@ -139,12 +139,15 @@ def _plain_table() -> Table:
 
 def _said(value: Any) -> str:
     unknown = value is None or (isinstance(value, float) and math.isnan(value))
-    return "–" if unknown else str(value)
+    if unknown:
+        return "–"
+    return readable(value) if isinstance(value, float) else str(value)
 
 
-def _readable(value: float) -> str:
+def readable(value: float) -> str:
     """Four digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:.4g}"
+    value += 0.0  # there is no −0
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
 
 
 def _show_gates(console: Console, gates: list[dict[str, Any]]) -> None:
@@ -178,7 +181,7 @@ def certificate_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "what": row["what"],
-            "measured": "–" if row["value"] is None else f"{_readable(row['value'])} {row['unit']}",
+            "measured": "–" if row["value"] is None else f"{readable(row['value'])} {row['unit']}",
             "reach": row["reach"],
             "": {True: "reached", False: NOT_REACHED, None: ""}[row["reached"]],
             "note": row["note"],
