@@ -18,7 +18,7 @@ def share(served: int, scheduled: int) -> dict[str, Any]:
         recorder.sink("GET")((due, due, due + 0.0002, due + 0.001))
     window = recorder.window(0.0, 1.0, "open")
     for number, row in enumerate(window["series"]):
-        row["empty"] = number
+        row["borrows"], row["empty"] = 100, number
     return {
         **window,
         "scheduled": scheduled,
@@ -52,7 +52,7 @@ def test_intervals_that_a_stall_reaches_are_not_calm() -> None:
     assert stalled.calm_percentiles("latency").p50 == pytest.approx(0.001)
     count = len(stalled.intervals)
     found = sum(range(count)) - 1 - 2  # each interval's number is how many found the pool empty
-    assert stalled.calm_empty_share() == pytest.approx(found / (1_000 * (count - 2) / count))
+    assert stalled.calm_empty_share() == pytest.approx(found / (100 * (count - 2)))
     elsewhere = Merged([share(1_000, 1_000)], [(5.0, 6.0)])  # before the window
     assert elsewhere.calm_share() == 1
 

@@ -309,8 +309,8 @@ def check_the_requests_that_find_the_pool_empty_are_placed_in_time() -> None:
     (seen,) = measured(1, [tight])
     rows = [row for row in seen.series if row["source"] == "workers"]
     assert all(row["empty"] > 0 for row in rows)
-    found, samples = (sum(row[name] for row in rows) for name in ("empty", "samples"))
-    assert found / samples == pytest.approx(seen.pool_empty_share, rel=0.05)
+    found, borrows = (sum(row[name] for row in rows) for name in ("empty", "borrows"))
+    assert found / borrows == pytest.approx(seen.pool_empty_share, rel=0.01)
 
 
 def check_connections_settle_once_and_not_in_every_cell() -> None:

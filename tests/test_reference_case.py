@@ -534,7 +534,8 @@ def test_the_curve_is_of_one_block(cells: pd.DataFrame) -> None:
 def test_titles_state_what_the_data_say(ideal: Store, cells: pd.DataFrame) -> None:
     said = case.findings(cells, ideal)
     assert list(said) == FIGURES
-    assert re.match(r"A pool of 20 covers 10,000 requests/s at 1 ms: 0.3\d+ % \(", said[FIGURES[0]])
+    covers = r"A pool of 20 covers 10,000 requests/s at 1 ms: outside the rig's stalls 0.3\d+ % \("
+    assert re.match(covers, said[FIGURES[0]])
     assert re.search(r"10.0 in flight on average, 18 at p99 \(Poisson: 18\)", said[FIGURES[1]])
     assert (
         "LIFO, prefilled: +4,980 descriptors, all figures the same within 5 %" in said[FIGURES[2]]
@@ -545,7 +546,9 @@ def test_titles_change_with_the_data(ideal: Store, cells: pd.DataFrame) -> None:
     missed = setting(COVERS, **MISSED)(cells)
     dear = times(LARGE_CLOSED["C6b"], "client_cpu_us_per_op", 1.4)(missed)
     said = case.findings(dear, Changed(ideal, dear))  # type: ignore[arg-type]
-    assert said[FIGURES[0]].startswith("A pool of 20 does not cover 10,000 requests/s at 1 ms: 3 %")
+    assert said[FIGURES[0]].startswith(
+        "A pool of 20 does not cover 10,000 requests/s at 1 ms: outside the rig's stalls 3 %"
+    )
     assert (
         "FIFO, prefilled: +4,980 descriptors, client CPU per operation 1.40 × ("
         in (said[FIGURES[2]])

@@ -307,6 +307,7 @@ class Headroom(NamedTuple):
     wait: Estimate
     calm_empty: Estimate
     calm_wait: Estimate
+    calm_share: float
     served: float
     cells: pd.DataFrame
 
@@ -325,6 +326,7 @@ def headroom(cells: pd.DataFrame) -> Headroom:
         log_t_interval(wait, unit="s"),
         log_t_interval(calm_empty.dropna(), unit="share"),
         log_t_interval(calm_wait.dropna(), unit="s"),
+        float(cells["calm_share"].median()),
         float(cells["served_share"].min()),
         cells,
     )
@@ -561,7 +563,8 @@ def _judge_headroom(cells: pd.DataFrame, store: Store, claim: str, arriving: Arr
     }
     return Verdict(
         claim,
-        f"A pool of {COVERS} covers {CASE} with headroom: {arriving.name}",
+        f"A pool of {COVERS} covers {CASE} with headroom, outside the rig's stalls: "
+        f"{arriving.name}",
         f"{OBJECTIVE}: {ALLOWED}",
         outcome,
         reason,
@@ -631,16 +634,27 @@ def _misses(found: Headroom) -> str:
 
 def _headroom_said(found: Headroom) -> str:
     return (
-        f"outside the rig's stalls {_spread(found.calm_empty)} found it empty, wait p99 "
-        f"{_spread(found.calm_wait)}; in all {_spread(found.empty)} and {_spread(found.wait)}"
+        f"outside the rig's stalls ({si(found.calm_share, 'share')} of the time) "
+        f"{_spread(found.calm_empty)} found it empty, wait p99 {_spread(found.calm_wait)}; in all "
+        f"{_spread(found.empty)} and {_spread(found.wait)}, by which the objective is "
+        f"{_whole_said(found)}"
     )
+
+
+def _whole_said(found: Headroom) -> str:
+    """What the whole windows, stalls and all, say of the objective."""
+    if max(found.empty.high / MOST_SHARE, found.wait.high / LONG_WAIT_S) <= 1:
+        return "met"
+    missed = found.empty.low > MOST_SHARE or found.wait.low > LONG_WAIT_S
+    return "missed" if missed else "neither met nor missed"
 
 
 def _judge_added(cells: pd.DataFrame, claim: str, variant: Variant) -> Verdict:
     found, more = added(cells, variant), descriptors(cells, variant)
     outcome, reason = _added_outcome(found, more)
-    compared = [of(cells, size, each) for of in (poisson, closed)
-                for size, each in ((LARGE, variant), (COVERS, LIFO))]  # fmt: skip
+    of = (poisson, closed) if variant == LAZY else (closed,)
+    large = pd.concat([each(cells, LARGE, variant) for each in of])
+    covers = pd.concat([each(cells, COVERS) for each in of])
     return Verdict(
         claim,
         f"At that load a pool of {LARGE:,} ({NAMES[variant]}) adds nothing but about "
@@ -652,7 +666,7 @@ def _judge_added(cells: pd.DataFrame, claim: str, variant: Variant) -> Verdict:
         "wholly outside, or the descriptors do",
         outcome, reason,
         {each.name: each.ratio for each in found},
-        _ids(pd.concat(compared)),
+        _ids(pd.concat([large, covers[covers["block"].isin(large["block"])]])),
     )  # fmt: skip
 
 
@@ -737,9 +751,9 @@ def _wait_finding(cells: pd.DataFrame, store: Store) -> str:
         "undecided": f"Whether a pool of {COVERS} covers {CASE} is undecided",
     }[outcome]
     return (
-        f"{head}: {_spread(found.calm_empty)} of requests find it empty "
-        f"(theory {si(erlang_c(COVERS, mean), 'share')} at L {mean:.1f}), p99 waits "
-        f"{_spread(found.calm_wait)}, outside the rig's stalls"
+        f"{head}: outside the rig's stalls {_spread(found.calm_empty)} of requests find it empty, "
+        f"with them {si(found.empty.value, 'share')} (theory {si(erlang_c(COVERS, mean), 'share')} "
+        f"at L {mean:.1f}); p99 of the wait {_spread(found.calm_wait)}"
     )
 
 
@@ -865,8 +879,9 @@ def _draw_wait(cells: pd.DataFrame, title: str) -> Figure:
     _limit_line(empty, MOST_SHARE)
     draw_pool_sizes(wait, own, "acquire_p50_s")
     draw_pool_sizes(wait, own, "acquire_p99_s", dashed=True)
+    spare = own[own["pool_size"] > IN_FLIGHT]  # the line of the others outlasts any stall
     for axes, column in ((empty, "pool_empty_calm_share"), (wait, "acquire_calm_p99_s")):
-        calm = points(own, ["pool_size"], column)
+        calm = points(spare, ["pool_size"], column)
         axes.plot(calm["pool_size"], calm["median"], ":", color=INK, linewidth=1.2)
     _draw_bursts(wait, bursts, "acquire_p99_s")
     _limit_line(wait, LONG_WAIT_S)
@@ -1006,13 +1021,19 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
     for axes, (hop, (column, _)) in zip(hops, HOPS.items(), strict=True):
         panel_title(axes, f"descriptors of the {hop}")
         for variant in NAMES:
-            draw_line(axes, VARIANTS[variant], _pools(cells, variant), "pool_size", column)
+            draw_line(axes, VARIANTS[variant], _holders(cells, variant), "pool_size", column)
         log_axis(axes.xaxis, "count", "pool size")
         log_axis(axes.yaxis, "count", "")
     hops[0].legend(handles=_variant_marks(), loc="upper left", frameon=False)
     shown = pd.concat([_pools(cells, variant) for variant in NAMES])
     small_print(figure, shown, _cost_print())
     return figure
+
+
+def _holders(cells: pd.DataFrame, variant: Variant) -> pd.DataFrame:
+    """The open loop through every pool, and of the large one that descriptors are told by."""
+    own = _pools(cells, variant)
+    return own if variant == LAZY else pd.concat([own, closed(cells, LARGE, variant)])
 
 
 def _ratio_axis(axes: Axes, rows: list[tuple[str, Estimate, Style]]) -> None:

@@ -153,7 +153,7 @@ class Agent:
         try:
             pool.reset_peaks()
             opening = _readings(pool)
-            empties = _pass_window(pool, opening["at"], cell.measure_s)
+            told = _pass_window(pool, opening["at"], cell.measure_s)
             closing = _readings(pool)
         finally:
             job.stop(clock())
@@ -162,7 +162,8 @@ class Agent:
         if not job.drained.is_set():
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         share = _share_of(cell, job, opening, closing)
-        _place_empties(share["series"], [*empties, (closing["at"], closing["empty"])])
+        told.append((closing["at"], closing["requests"], closing["empty"]))
+        _place_borrows(share["series"], told)
         if not self._lesser:  # a staircase's lesser pools are there for their figures alone
             share |= _details(cell, job, opening["at"], closing["at"])
         return {**share, "worker": self._worker, "pool_size": cell.pool_size}
@@ -183,23 +184,26 @@ class Agent:
             user.inbox.put(job)
 
 
-def _pass_window(pool: Pool, began: float, window_s: float) -> list[tuple[float, int]]:
-    """Blocks for the window; how many requests had found the pool empty by when, told at about the
-    edges of the recorder's intervals."""
+def _pass_window(pool: Pool, began: float, window_s: float) -> list[tuple[float, int, int]]:
+    """Blocks for the window; how many requests the pool had had by when, and how many had found it
+    empty, told at about the edges of the recorder's intervals."""
     count = interval_count(window_s)
     told = []
     for number in range(count):
-        told.append((clock(), pool.stats().empty))
+        stats = pool.stats()
+        told.append((clock(), stats.requests, stats.empty))
         gevent.sleep(max(0.0, began + (number + 1) * window_s / count - clock()))
     return told
 
 
-def _place_empties(series: list[dict[str, Any]], told: list[tuple[float, int]]) -> None:
-    """Write into each interval how many requests found the pool empty in it."""
-    at, counts = zip(*told, strict=True)
+def _place_borrows(series: list[dict[str, Any]], told: list[tuple[float, int, int]]) -> None:
+    """Write into each interval how many requests asked the pool for a connection in it, and how
+    many of them found it empty."""
+    at, *counts = zip(*told, strict=True)
     edges = [at[0] + row["at_s"] for row in series] + [at[-1]]
-    for row, found in zip(series, np.diff(np.interp(edges, at, counts)), strict=True):
-        row["empty"] = float(found)
+    for name, totals in zip(("borrows", "empty"), counts, strict=True):
+        for row, found in zip(series, np.diff(np.interp(edges, at, totals)), strict=True):
+            row[name] = float(found)
 
 
 def _await_drained(job: Job) -> None:

@@ -87,7 +87,7 @@ class Merged:
     def calm_empty_share(self) -> float | None:
         """The share of the calm intervals' requests that found the pool empty; None without any."""
         calm = [row for row in self.intervals if row["calm"]]
-        return _per(sum(row["empty"] for row in calm), sum(row["samples"] for row in calm))
+        return _per(sum(row["empty"] for row in calm), sum(row["borrows"] for row in calm))
 
     def calm_percentiles(self, kind: str) -> Percentiles:
         """Those of the calm intervals alone, in seconds."""
@@ -240,8 +240,9 @@ class Findings:
             machine_busy=read.machine_busy_share or 0.0,
             runqueue_share=max(wait or 0.0 for wait in waits),
             hold_s=self._hold_s(),
-            # What moderation adds on average is the link's own, and no sign of a busy machine.
-            unloaded_s=self._unloaded_s + 2 * cell.moderation_s,
+            # Moderation adds twice its time on average. A PING alone meets about half of it, when its
+            # reply finds the link at rest; the other half is no sign of a busy machine.
+            unloaded_s=self._unloaded_s + cell.moderation_s,
             in_use_mean=self._total.in_use_mean,
             pool_size=cell.pool_size,
             workers=cell.workers,
@@ -395,6 +396,7 @@ def _joined(parts: tuple[dict[str, Any], ...]) -> dict[str, Any]:
         "length_s": parts[0]["length_s"],
         "requests": sum(part["requests"] for part in parts),
         "samples": samples,
+        "borrows": sum(part["borrows"] for part in parts),
         "empty": sum(part["empty"] for part in parts),
         "latency_mean_s": mean("latency_mean_s"),
         "latency_max_s": max((part["latency_max_s"] for part in seen), default=None),

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bench.model import ApparatusLost, PreflightError
+from bench.rig import guard
 
 LINUX = sys.platform == "linux"
 PACKAGES = (
@@ -272,6 +273,7 @@ def manifest() -> dict[str, Any]:
         "fd_limit_soft": soft,
         "fd_limit_hard": hard,
         "network": _network_limits(),
+        "short_time_slices": _grants_short_slices(),
         "load_average": list(os.getloadavg()),
         **_git_state(),
     }
@@ -300,6 +302,13 @@ def _cpu_model() -> str | None:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return None
+
+
+def _grants_short_slices() -> bool:
+    """Whether this kernel heeds what `guard.py` asks of it for our children."""
+    numbers = platform.release().split(".")[:2]
+    known = LINUX and platform.machine() in guard.SCHED_SETATTR
+    return known and tuple(int(n) for n in numbers if n.isdecimal()) >= guard.SHORT_SLICES_SINCE
 
 
 def _network_limits() -> dict[str, str]:

@@ -44,7 +44,7 @@ ORDINARY = IN | OUT
 NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST
 PR_SET_TIMERSLACK = 29
 LATE_S = 0.5e-3  # what was due longer ago waited for us: for a core, or behind too much work
-MOST_STALLS = 10_000  # kept between two marks; a relay that is always late need not say so for ever
+MOST_STALLS = 10_000  # kept between two marks; what comes then makes the last one longer
 END: bytes = b""  # travels through the queue behind the data: the other end sent FIN
 RESET: None = None  # likewise: it sent RST, or is gone
 
@@ -233,7 +233,8 @@ class Relay:
             self._rest(now, busy=bool(events or self._unread))
 
     def _rest(self, began: float, *, busy: bool) -> None:
-        """Until there is something to do; after a turn that had, for as long as moderation asks."""
+        """Until there is something to do; after a turn that read something, for as long as
+        moderation asks."""
         if not busy:
             self._poller.wait(self._time_to_next())
         elif self._moderation_s:
@@ -270,6 +271,8 @@ class Relay:
     def _note_stall(self, due: float, now: float) -> None:
         if len(self._stalls) < MOST_STALLS:
             self._stalls.append((due, now))
+        else:
+            self._stalls[-1] = (self._stalls[-1][0], now)
 
     # Reading
 
