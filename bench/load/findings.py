@@ -240,8 +240,8 @@ class Findings:
             machine_busy=read.machine_busy_share or 0.0,
             runqueue_share=max(wait or 0.0 for wait in waits),
             hold_s=self._hold_s(),
-            # Moderation adds twice its time on average. A PING alone meets about half of it, when its
-            # reply finds the link at rest; the other half is no sign of a busy machine.
+            # Moderation adds twice its time on average. A PING alone meets about half of it, when
+            # its reply finds the link at rest; the other half is no sign of a busy machine.
             unloaded_s=self._unloaded_s + cell.moderation_s,
             in_use_mean=self._total.in_use_mean,
             pool_size=cell.pool_size,
