@@ -205,6 +205,13 @@ def run(
     store.finish("complete")
     if report:
         _report_apart(store.folder, as_json)
+    else:
+        made = store.attempts().values()
+        failed = sum(not any(attempts) for attempts in made)
+        seen = f"bench report {store.folder}"
+        typer.echo(
+            f"bench: {len(made)} cells, {failed} invalid; look at them with: {seen}", err=True
+        )
 
 
 @app.command()

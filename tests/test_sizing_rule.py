@@ -347,6 +347,8 @@ def test_no_number_is_typed_into_a_sentence(module: Any, fewest: int) -> None:
 def test_tables_hold_a_row_per_size(cells: pd.DataFrame, quiet: Store) -> None:
     rows_ = sizing_rule.tables(cells)
     assert (rows_["pods"] == 3).all()
+    assert rows_["W ms"].between(rows_["RTT ms"], rows_["RTT ms"] + 2).all()
+    assert rows_["empty %"].max() > 1
     told = sizing_rule.answer_table(needs.answers(cells, quiet))
     assert len(told) == len(loads.LOADS["standard"])
     assert sizing_rule.tables(cells.assign(valid=False)).empty

@@ -16,7 +16,7 @@ import synthetic
 from bench.experiments import instrument, pool_sweep
 from bench.model import Row, Settings, Verdict, Workload
 from bench.report.display import Display
-from bench.report.tables import readable, show, show_calibration, summary
+from bench.report.tables import _selection, readable, show, show_calibration, summary
 from bench.report.verdicts import judge
 from bench.store import Store
 
@@ -92,6 +92,11 @@ def test_the_heading_says_that_the_rows_are_a_selection_and_of_what(
     rows = len(summary(complete, [])["tables"]["pool_sweep"])
     assert heading.startswith(f"{rows} of {len(PLAN.cells)} combinations. ")
     assert "best" in heading
+
+
+def test_more_rows_than_combinations_are_no_selection(complete: Store) -> None:
+    said = _selection(pool_sweep, [{}] * 999, complete)
+    assert said.startswith(f"999 rows from {len(PLAN.cells)} combinations. ")
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(

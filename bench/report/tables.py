@@ -97,7 +97,8 @@ def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) 
     cells = store.cells()
     own = cells[cells["experiment"] == module.NAME]["cell"].nunique()
     which = (inspect.getdoc(module.tables) or "").partition("\n")[0]
-    return f"{len(records)} of {own} combinations. {which}"
+    of = "of" if len(records) <= own else "rows from"
+    return f"{len(records)} {of} {own} combinations. {which}"
 
 
 def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:

@@ -279,10 +279,20 @@ def cores(store: Store) -> int:
 
 def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """A row per load and pool size: what share of requests found it empty, and waited long."""
-    known = sound_pods(pods(cells))
-    grouped = known.groupby([*LOAD, "pool_size"])
-    figures = ["qps", "in_flight_mean", "command_mean_s", "pool_empty_share", "long_wait_share"]
-    return grouped[figures].mean().assign(pods=grouped.size()).reset_index()
+    grouped = sound_pods(pods(cells)).groupby([*LOAD, "pool_size"])
+    means = grouped[["qps", "in_flight_mean", *SCALES]].mean().reset_index()
+    for column, factor in SCALES.items():
+        means[column] *= factor
+    means["rtt_s"] *= 1e3
+    return means.rename(columns=HEADINGS).assign(pods=grouped.size().to_numpy())
+
+
+SCALES = {"command_mean_s": 1e3, "pool_empty_share": 100.0, "long_wait_share": 100.0}
+HEADINGS = {
+    "qps_offered": "offered /s", "rtt_s": "RTT ms", "peak_to_mean": "burst ×", "pool_size": "pool",
+    "qps": "QPS", "in_flight_mean": "in flight", "command_mean_s": "W ms",
+    "pool_empty_share": "empty %", "long_wait_share": "long wait %",
+}  # fmt: skip
 
 
 def named(each: Answer) -> str:
