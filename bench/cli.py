@@ -206,12 +206,10 @@ def run(
     if report:
         _report_apart(store.folder, as_json)
     else:
-        made = store.attempts().values()
-        failed = sum(not any(attempts) for attempts in made)
+        cells = store.attempts().values()
+        failed = sum(not any(attempts) for attempts in cells)
         seen = f"bench report {store.folder}"
-        typer.echo(
-            f"bench: {len(made)} cells, {failed} invalid; look at them with: {seen}", err=True
-        )
+        typer.echo(f"bench: {len(cells)} cells, {failed} invalid; look at them: {seen}", err=True)
 
 
 @app.command()
