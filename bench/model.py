@@ -124,8 +124,8 @@ class Cell:
     which none exceeds. So pools of several sizes are measured in the same moments. `quiet`: the
     cell is valid only where every core had time to spare (rule 7: where N* is decided).
 
-    `moderation_s`: the link looks after its connections at most once in this time, as a network
-    card moderates its interrupts. It costs the rig a third less and adds to a round trip up to four
+    `moderation_s`: for so long the link rests after it has read something, as a network card
+    moderates its interrupts. It costs the rig a third less and adds to a round trip up to four
     times as much, twice on average. Cells of one block agree in it.
 
     `side`: which of its block's rigs the cell is measured on. Each has server, link and workers of

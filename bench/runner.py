@@ -163,10 +163,11 @@ def _run_block(
             side: _open_side(stack, settings, [cell for cell in cells if cell.side == side], log)
             for side in sorted({cell.side for cell in cells})
         }
+        for rig, _ in sides.values():
+            store.note_server(rig.server.flavour, rig.server.version)
         for cell in cells:
             watcher.measures(cell)
             rig, swarm = sides[cell.side]
-            store.note_server(rig.server.flavour, rig.server.version)
             for other in sides.values():
                 if other != (rig, swarm) and not rig.server.owned:
                     other[1].close_pools()  # there is but one server

@@ -301,7 +301,7 @@ def bunching(cells: pd.DataFrame, store: Store) -> float:
 
 class Headroom(NamedTuple):
     """How far a pool meets the objective, over `cells`: the share of requests that found it empty
-    and the p99 of their wait in seconds, and both in the parts without a stall of the machine."""
+    and the p99 of their wait in seconds, and both in the parts without a stall of the rig."""
 
     empty: Estimate
     wait: Estimate
@@ -1060,7 +1060,7 @@ def _cost_print() -> str:
     return (
         f"Ratios: of a closed loop with {USERS} users; grey: "
         f"±{_percent(SAME)}. {ONE} Lines that hide each other are equal. Descriptors: "
-        f"open loop, {AT}; {_middlebox_said()}."
+        f"open loop, {AT}, of the large prefilled pools both loops; {_middlebox_said()}."
     )
 
 

@@ -50,7 +50,7 @@ class Link:
     def open(cls, target: tuple[str, int], moderation_s: float = 0.0) -> Link:
         """Starts the relay. It may hold two descriptors a connection up to the hard limit.
 
-        With `moderation_s` it looks after its connections at most once in that time.
+        With `moderation_s` it rests for that time after each look that found something to read.
         """
         host_name, port = target
         args = (host_name, str(port), str(moderation_s))
