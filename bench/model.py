@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Loop = Literal["closed", "open"]
-Client = Literal["lean", "redis-py"]
+Client = Literal["lean", "redis-py", "tuned", "bare", "glide"]
+Auth = Literal["none", "password", "acl"]
+Tls = Literal["none", "full", "resumed"]
+Via = Literal["direct", "front", "envoy", "twemproxy"]
 Opening = Literal["lazy", "prefilled"]
 Order = Literal["lifo", "fifo"]
 TestOnBorrow = Literal["none", "passive", "ping"]
@@ -55,19 +58,22 @@ class Workload:
     """The commands sent: GET and SET on `keys` keys of `value_bytes` each, `get_share` of them GET.
 
     With `script_loops` each is a script instead that touches no key and keeps the server busy for
-    so many turns of an empty loop (EVAL). Raises PreflightError for a value out of range.
+    so many turns of an empty loop (EVAL). `depth`: how many commands a request sends at once before
+    it waits for all their replies (a pipeline). Raises PreflightError for a value out of range.
     """
 
     keys: int = 1_000
     value_bytes: int = 100
     get_share: float = 1.0
     script_loops: int = 0
+    depth: int = 1
 
     def __post_init__(self) -> None:
         within("keys", self.keys, 1, 10_000_000)
         within("value_bytes", self.value_bytes, 0, 1_000_000)
         within("get_share", self.get_share, 0, 1)
         within("script_loops", self.script_loops, 0, 10_000_000)
+        within("depth", self.depth, 1, 10_000)
         if self.keys * self.value_bytes > MOST_DATA_BYTES:
             raise PreflightError(
                 f"value_bytes is {self.value_bytes:,} on {self.keys:,} keys: "
@@ -87,7 +93,8 @@ class Arrivals:
     - trace: at the times listed in the file `trace`; the offered rate is the file's own.
 
     `backlog`: how many requests may wait for a carrier; those that find it full are dropped and
-    counted. Raises PreflightError for a value out of range.
+    counted. `lone`: bursts and spikes come to the first worker alone, the others' arrivals are
+    poisson at the same mean. Raises PreflightError for a value out of range.
     """
 
     process: Process = "poisson"
@@ -98,6 +105,7 @@ class Arrivals:
     spike_s: float = 0.0
     trace: str = ""
     backlog: int = 20_000
+    lone: bool = False
 
     def __post_init__(self) -> None:
         within("peak_to_mean", self.peak_to_mean, 1, 1_000)
@@ -135,6 +143,19 @@ class Cell:
     `settle_s`: a prefilled pool's connections are at least so old when the load comes, since a
     server works off what it set aside for a new connection only after some seconds.
 
+    `max_uses`: a connection is closed after so many requests (1: a connection per request, then
+    `opening` is lazy); `max_lifetime_s`: and when it is so old. `time_phases`: what opening a
+    connection takes is told phase by phase; one user a worker. `local_ports`: its connections may
+    use so many local ports (0: as many as the system grants).
+
+    `auth`: how connections prove who they are, on a server of our own: not at all, with the default
+    user's password, or as an ACL user. `database`: the one they select, where it is not the first
+    (keys are in the first alone). `tls`: whether they are encrypted, and whether a session is
+    taken up again. `via`: what stands between client and server: nothing; the TLS front without
+    TLS, where TLS does not end in the server itself; a shared pooler, which is near the clients,
+    so that the link lies behind it. `restart_s`: how long the pooler is away, from three tenths of
+    the window on.
+
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
     (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
@@ -162,6 +183,15 @@ class Cell:
     settle_s: float = 0.0
     side: int = 0
     stop_s: float = 0.0
+    restart_s: float = 0.0
+    max_uses: int | None = None
+    max_lifetime_s: float | None = None
+    time_phases: bool = False
+    local_ports: int = 0
+    auth: Auth = "none"
+    database: int = 0
+    tls: Tls = "none"
+    via: Via = "direct"
     keep_requests: bool = False
     staircase: tuple[int, ...] = ()
     quiet: bool = False
@@ -173,6 +203,7 @@ class Cell:
         within("measure_s", self.measure_s, 0.01, 86_400)
         within("warmup_s", self.warmup_s, 0, 86_400)
         within("stop_s", self.stop_s, 0, self.measure_s / 2)
+        within("restart_s", self.restart_s, 0, self.measure_s / 2)
         within("moderation_s", self.moderation_s, 0, 0.01)
         within("settle_s", self.settle_s, 0, 30)
         within("side", self.side, 0, 1)
@@ -180,6 +211,16 @@ class Cell:
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
             within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
+        within("local_ports", self.local_ports, 0, 60_000)
+        within("database", self.database, 0, 15)
+        if self.max_uses is not None:
+            within("max_uses", self.max_uses, 1, 1_000_000)
+        if self.max_lifetime_s is not None:
+            within("max_lifetime_s", self.max_lifetime_s, 0.01, 86_400)
+        if self.time_phases and self.concurrency != self.workers:
+            raise PreflightError("time_phases goes with one user a worker, and with no other")
+        if self.restart_s and self.via not in ("envoy", "twemproxy"):
+            raise PreflightError("restart_s goes with a pooler, and with nothing else")
         for size in self.staircase:
             within("staircase", size, 1, self.pool_size)
         within("steps of the staircase", len(self.staircase), 0, self.workers - 1)
@@ -209,7 +250,25 @@ class Cell:
     def steady(self) -> bool:
         """Whether load and server are meant to stay as they are throughout the window."""
         changing = self.arrivals is not None and self.arrivals.process in ("spike", "trace")
-        return not (self.stop_s or changing)
+        return not (self.stop_s or self.restart_s or self.local_ports or changing)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether each request opens a connection of its own."""
+        return self.max_uses == 1
+
+    @property
+    def ways(self) -> str:
+        """What there is between client and server besides the network, for people; never an
+        identity."""
+        parts = (
+            "" if self.tls == "none" else f"TLS {self.tls}",
+            "" if self.auth == "none" else f"AUTH {self.auth}",
+            f"SELECT {self.database}" if self.database else "",
+            "" if self.via == "direct" else f"via {self.via}",
+            "a connection per request" if self.fresh else "",
+        )
+        return ", ".join(filter(None, parts))
 
     @property
     def label(self) -> str:
@@ -217,10 +276,12 @@ class Cell:
         load = f"{self.concurrency} users"
         if self.arrivals is not None:
             load = f"{self.offered_qps:,.0f}/s {self.arrivals.process}"
-        return (
-            f"pool {self.pool_size} × {load}, RTT {self.rtt_s * 1e3:g} ms, "
+        depth = f" × {self.workload.depth} commands" if self.workload.depth > 1 else ""
+        said = (
+            f"pool {self.pool_size} × {load}{depth}, RTT {self.rtt_s * 1e3:g} ms, "
             f"{self.opening}, {self.order}, {self.client}"
         )
+        return f"{said}, {self.ways}" if self.ways else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +357,8 @@ class Pod:
 
     `pool_empty_share`: of its requests, those that found no free connection; `long_wait_share`:
     those that waited for one for longer than `bench.analysis.nstar.LONG_WAIT_S`.
+    `latency_p99_s` is None where there were too few requests to say. `failures`: requests that
+    failed, by what they said.
     """
 
     worker: int
@@ -308,6 +371,22 @@ class Pod:
     command_mean_s: float
     pool_empty_share: float
     long_wait_share: float
+    latency_mean_s: float = 0.0
+    latency_p50_s: float | None = None
+    latency_p99_s: float | None = None
+    errors: int = 0
+    failures: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One phase of opening a connection: how often it was seen within the window, and how long it
+    took. `p50_s` is None where it was seen too seldom to say."""
+
+    name: str
+    count: int
+    mean_s: float
+    p50_s: float | None
 
 
 @dataclass(slots=True)
@@ -371,6 +450,9 @@ class Observation:
     server_cpu_us_per_op: float | None
     client_cpu_us_per_op: float | None
     link_cpu_us_per_op: float | None
+    proxy_cpu_s: float
+    proxy_cpu_us_per_op: float | None
+    proxy_fds_peak: int
     server_client_memory_bytes: int | None
     server_rss_bytes: int | None
     clock_step_s: float
@@ -384,6 +466,8 @@ class Observation:
     foreign_cpu_share: float | None
     worker_runqueue_share: float | None
     link_runqueue_share: float | None
+    proxy_busy_share: float
+    tls_ends_at: str
     measured_s: float
     outside_s: float
     bound_by: BoundBy
@@ -391,6 +475,7 @@ class Observation:
     invalid_reasons: str
     doubts: str
     pods: tuple[Pod, ...] = ()
+    phases: tuple[Phase, ...] = ()
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from bench.experiments import plans
+from bench.experiments import not_run, plans
+from bench.load.crew import Crew
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
@@ -122,6 +123,10 @@ def check(settings: Settings) -> dict[str, Any]:
         "server": preflight(settings, cells),
         "descriptors": f"{limit} per process",
         "plan": f"{len(cells)} cells in {len(planned)} blocks, about {seconds / 60:.1f} min",
+        **{
+            f"not run: {each['experiment']}": f"{each['what']}: {each['why']}"
+            for each in not_run(settings, owned=settings.url is None)
+        },
     }
 
 
@@ -132,6 +137,7 @@ def run(settings: Settings, store: Store, watcher: Watcher) -> None:
     be it one of several workers, whose cell is stored as invalid.
     """
     check_descriptors(plan(settings))
+    store.note_not_run(not_run(settings, owned=settings.url is None))
     todo = left(settings, store)
     cells = [cell for part in todo.values() for cell in part]
     watcher.starts(len(cells), sum(map(expected_s, cells)))
@@ -160,38 +166,61 @@ def _run_block(
     with ExitStack() as stack:
         log = stack.enter_context((Path(store.folder) / "workers.log").open("ab"))
         sides = {
-            side: _open_side(stack, settings, [cell for cell in cells if cell.side == side], log)
-            for side in sorted({cell.side for cell in cells})
+            number: _Side(stack, settings, [cell for cell in cells if cell.side == number], log)
+            for number in sorted({cell.side for cell in cells})
         }
-        for rig, _ in sides.values():
-            store.note_server(rig.server.flavour, rig.server.version)
+        for side in sides.values():
+            store.note_server(side.rig.server.flavour, side.rig.server.version)
         for cell in cells:
             watcher.measures(cell)
-            rig, swarm = sides[cell.side]
+            side = sides[cell.side]
+            rig, crew = side.rig, side.crew(cell)
             for other in sides.values():
-                if other != (rig, swarm) and not rig.server.owned:
-                    other[1].close_pools()  # there is but one server
+                if other is not side and not rig.server.owned:
+                    other.close_pools()  # there is but one server
             made = len(store.attempts().get((cell.id, block.number), []))
             for attempt in range(made + 1, ATTEMPTS + 1):
-                observation = measure(rig, swarm, cell, block.number, block.replicate, attempt)
+                observation = measure(rig, crew, cell, block.number, block.replicate, attempt)
                 store.add(observation)
                 if observation.workers_lost:
-                    raise swarm.loss(observation.workers_lost)
+                    raise crew.loss(observation.workers_lost)
                 if observation.valid:
                     break
             watcher.has(observation, expected_s(cell))
 
 
-def _open_side(
-    stack: ExitStack, settings: Settings, cells: list[Cell], log: IO[bytes]
-) -> tuple[Rig, Swarm]:
-    """A rig and as many workers as any of these cells needs; those that one does not need rest."""
-    if cells[0].side:  # the port that was asked for is taken
-        settings = replace(settings, server_port=0)
-    rig = stack.enter_context(Rig(settings, cells))
-    workers = max(cell.workers for cell in cells)
-    each = max(-(-cell.concurrency // cell.workers) for cell in cells)
-    return rig, stack.enter_context(Swarm(workers, workers * each, rig.server.url, log))
+class _Side:
+    """A rig, and those that load it: as many workers as any of the cells needs (those that one
+    does not need rest), and a process for the threaded client."""
+
+    def __init__(
+        self, stack: ExitStack, settings: Settings, cells: list[Cell], log: IO[bytes]
+    ) -> None:
+        if cells[0].side:  # the port that was asked for is taken
+            settings = replace(settings, server_port=0)
+        self.rig = stack.enter_context(Rig(settings, cells))
+        self._crews: dict[bool, Swarm | Crew] = {}
+        for threaded, kind in ((False, Swarm), (True, Crew)):
+            own = [cell for cell in cells if (cell.client == "glide") is threaded]
+            if own:
+                workers = max(cell.workers for cell in own)
+                users = workers * max(-(-cell.concurrency // cell.workers) for cell in own)
+                crew: Any = kind
+                self._crews[threaded] = stack.enter_context(
+                    crew(workers, users, self.rig.access, log)
+                )
+
+    def crew(self, cell: Cell) -> Swarm | Crew:
+        """Whoever measures this cell; the others' pools are closed."""
+        own = self._crews[cell.client == "glide"]
+        for other in self._crews.values():
+            if other is not own:
+                other.close_pools()
+        return own
+
+    def close_pools(self) -> None:
+        for crew in self._crews.values():
+            crew.close_pools()
 
 
 def expected_s(cell: Cell) -> float:

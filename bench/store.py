@@ -207,6 +207,11 @@ class Store:
         self.manifest["certificate"] = without_nan(list(rows))
         self._write_manifest()
 
+    def note_not_run(self, cells: Iterable[dict[str, Any]]) -> None:
+        """Record what of the plan this machine cannot run, and why."""
+        self.manifest["not_run"] = list(cells)
+        self._write_manifest()
+
     def note_server(self, flavour: str, version: str) -> None:
         """Record which server was measured; a run may meet several, block by block."""
         server = {"flavour": flavour, "version": version}
@@ -390,7 +395,8 @@ def _row(observation: Observation) -> dict[str, Any]:
     row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
     row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}
     row["cell"] = observation.cell.id
-    row["pods"] = [dataclasses.asdict(pod) for pod in observation.pods]
+    for name in ("pods", "phases"):
+        row[name] = [dataclasses.asdict(each) for each in getattr(observation, name)]
     return {name: _known(value) for name, value in row.items()}
 
 

@@ -97,6 +97,8 @@ def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
         "histograms": {},
         "requests": [],
         "pods": (),
+        "phases": (),
+        "tls_ends_at": "",
     }
     blank = dict.fromkeys(typing.get_type_hints(Observation), 0)
     return Observation(**(blank | usual | known))

@@ -33,10 +33,10 @@ FLOOD_LIMIT_BYTES = 64 << 20
 class WithoutEpoll:
     """The relay as it runs where there is no epoll, asked as a Companion would."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self) -> None:
         code = "import select; del select.epoll; from bench.rig import relay; relay.main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, target[0], str(target[1]), "0"],
+            [sys.executable, "-c", code, "0"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,7 +64,7 @@ def open_link(request: pytest.FixtureRequest) -> Iterator[Opener]:
 
         def opened(target: tuple[str, int]) -> Link:
             link = (
-                Link.open(target) if request.param == "epoll" else Link(WithoutEpoll(target))  # type: ignore[arg-type]
+                Link.open(target) if request.param == "epoll" else Link(WithoutEpoll(), target)  # type: ignore[arg-type]
             )
             return stack.enter_context(link)
 

@@ -45,6 +45,7 @@ from hdrh.histogram import HdrHistogram
 
 from bench.load import worker as worker_module
 from bench.model import Arrivals, BenchError, Cell, PreflightError, Settings, Workload
+from bench.rig.access import Access
 
 URL = ""
 CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
@@ -53,7 +54,7 @@ CELL = Cell("test", 10, 20, measure_s=0.3, warmup_s=0.1)
 def open_pool(**settings: Any) -> Any:
     from bench.load import clients
 
-    return clients.open_pool(dataclasses.replace(CELL, **settings), URL, None)
+    return clients.open_pool(dataclasses.replace(CELL, **settings), Access(URL), None)
 
 
 def exchange(pool: Any, *command: Any) -> Any:
@@ -213,7 +214,7 @@ def measured(workers: int, cells: list[Cell]) -> list[Any]:
     with (
         tempfile.TemporaryFile() as log,
         Rig(Settings(), cells) as rig,
-        swarm_module.Swarm(workers, users, rig.server.url, log) as swarm,
+        swarm_module.Swarm(workers, users, rig.access, log) as swarm,
     ):
         return [measure(rig, swarm, cell, 1, 1, 1) for cell in cells]
 
@@ -321,7 +322,7 @@ def check_connections_settle_once_and_not_in_every_cell() -> None:
     with (
         tempfile.TemporaryFile() as log,
         Rig(Settings(), settled) as rig,
-        swarm_module.Swarm(1, 20, rig.server.url, log) as swarm,
+        swarm_module.Swarm(1, 20, rig.access, log) as swarm,
     ):
         ages = []
         for cell in settled:
@@ -382,7 +383,7 @@ def check_a_dead_worker_is_noticed_and_named() -> None:
     with (
         tempfile.TemporaryFile() as log,
         Rig(Settings(), [cell]) as rig,
-        swarm_module.Swarm(1, 20, rig.server.url, log) as swarm,
+        swarm_module.Swarm(1, 20, rig.access, log) as swarm,
     ):
         swarm.prepare(cell, None, seed=1)
         swarm.enter(cell)
@@ -395,7 +396,7 @@ def check_a_dead_worker_is_noticed_and_named() -> None:
 def check_a_workers_failure_reaches_the_master() -> None:
     with (
         tempfile.TemporaryFile() as log,
-        swarm_module.Swarm(1, 5, "redis://127.0.0.1:1", log) as swarm,
+        swarm_module.Swarm(1, 5, Access("redis://127.0.0.1:1"), log) as swarm,
     ):
         try:
             swarm.prepare(CELL, None, seed=1)
@@ -578,7 +579,7 @@ def test_a_name_is_looked_up_once_for_an_address_that_answers(
             (socket.AF_INET6, *stream, ("::1", port, 0, 0)),
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
-        pool = clients.open_pool(CELL, f"redis://some-name:{port}", None)
+        pool = clients.open_pool(CELL, Access(f"redis://some-name:{port}"), None)
         assert pool.connection_kwargs["host"] == "::1"
         connection = pool.make_connection()._connect()
         assert connection.getpeername()[:2] == ("::1", port)

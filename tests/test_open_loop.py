@@ -41,6 +41,7 @@ from children import (
 
 from bench.load.arrivals import schedule
 from bench.model import Arrivals, Cell, Settings
+from bench.rig.access import Access
 
 URL = ""
 SEED = 5
@@ -59,7 +60,7 @@ def altered(cell: Cell = OPEN, *, backlog: int | None = None, **settings: Any) -
 def open_pool(cell: Cell, address: Any = None) -> Any:
     from bench.load import clients
 
-    pool = clients.open_pool(cell, URL, address)
+    pool = clients.open_pool(cell, Access(URL), address)
     pool.prefill()
     return pool
 
@@ -406,7 +407,7 @@ def check_carriers_come_back_when_the_server_is_gone() -> None:
     for client in ("lean", "redis-py"):
         with open_server(None, max_connections=50) as server:
             cell = altered(client=client)
-            pool = clients.open_pool(cell, server.url, None)
+            pool = clients.open_pool(cell, Access(server.url), None)
             running = Play(cell, pool)
             gevent.sleep(0.1)
             os.kill(server.pid, signal.SIGKILL)
@@ -496,7 +497,7 @@ def check_workers_burst_together_and_yet_differ() -> None:
     with (
         tempfile.TemporaryFile() as log,
         Rig(Settings(), [cell]) as rig,
-        swarm_module.Swarm(2, cell.concurrency, rig.server.url, log) as swarm,
+        swarm_module.Swarm(2, cell.concurrency, rig.access, log) as swarm,
     ):
         seen = measure(rig, swarm, cell, 1, 1, 1)
         seed = rig.seed(1)

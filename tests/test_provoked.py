@@ -81,7 +81,7 @@ class Bench:
             with mock.patch.object(Link, "route", misled):
                 self.rig = stack.enter_context(Rig(Settings(url=self._url), self._cells))
             users = LIGHT.concurrency
-            self.swarm = stack.enter_context(swarm_module.Swarm(1, users, self.rig.server.url, log))
+            self.swarm = stack.enter_context(swarm_module.Swarm(1, users, self.rig.access, log))
             self._stack = stack.pop_all()
         return self
 

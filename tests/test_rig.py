@@ -20,9 +20,10 @@ def test_a_rig_knows_its_own_round_trips_and_leaves_nothing() -> None:
     with Rig(Settings(), CELLS) as rig:
         assert rig.link is not None
         pids = [rig.server.pid, rig.link.pid, rig.hiccups.pid]
-        assert rig.address(0.0) is None
-        assert rig.address(RTT_S) not in (None, (rig.server.host, rig.server.port))
-        assert rig.unloaded_s(RTT_S) >= RTT_S > rig.unloaded_s(0.0) > 0
+        near, far = Cell("x", 1, 1), Cell("x", 1, 1, rtt_s=RTT_S)
+        assert rig.address(near) is None
+        assert rig.address(far) not in (None, (rig.server.host, rig.server.port))
+        assert rig.unloaded_s(far) >= RTT_S > rig.unloaded_s(near) > 0
     assert not [pid for pid in pids if psutil.pid_exists(pid or 0)]
 
 

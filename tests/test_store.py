@@ -80,6 +80,7 @@ def observation(pool_size: int = 5, **changed: Any) -> Observation:
         "bound_by": "pool",
         "gates": (little_pool(4.9, held_mean=4.9, qps=100.0), steal(0.002)),
         "pods": (POD,),
+        "phases": (),
         "series": [
             {"at_s": 0.0, "requests": 3, "latency_mean_s": None},
             {"at_s": 0.1, "requests": 4, "latency_mean_s": 0.02},

@@ -66,7 +66,7 @@ def ready(url: str | None = None) -> Iterator[tuple[Rig, Any]]:
     with (
         tempfile.TemporaryFile() as log,
         Rig(Settings(url=url), cells) as rig,
-        swarm_module.Swarm(1, tools.CARRIERS, rig.server.url, log) as swarm,
+        swarm_module.Swarm(1, tools.CARRIERS, rig.access, log) as swarm,
     ):
         yield rig, swarm
 

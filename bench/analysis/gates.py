@@ -43,14 +43,20 @@ DRIFT_CONFIDENCE = 0.9995  # ours: at most one settled cell in a thousand is cal
 DRIFT_INTERVALS = 8  # fewer tell no drift from noise
 
 
-def little_users(outstanding_mean: float, concurrency: int, rtt_s: float) -> Gate:
+def little_users(
+    outstanding_mean: float, concurrency: int, rtt_s: float, *, closes: bool = False
+) -> Gate:
     """Little's law (a), for a closed loop without think time: every user always has a request out.
 
     `outstanding_mean` is λ · mean(done − sent) by areas: the seconds that all requests were out
     within the window, over its length (see `little_pool`). The figure is signed: −0.02 means that
-    2 % of the users' time went to the generator itself, or was never recorded.
+    2 % of the users' time went to the generator itself, or was never recorded. With `closes` each
+    user closes its connection after each reply, with no request out.
     """
     figure = outstanding_mean / concurrency - 1
+    if closes:
+        reason = "the rest is the closing of each request's connection: reported, not gated"
+        return Gate("little_users", figure, LITTLE_USERS, None, reason)
     if rtt_s < LITTLE_RTT_S:
         reason = "below 1 ms of round trip the gap is the generator's share: reported, not gated"
         return Gate("little_users", figure, LITTLE_USERS, None, reason)

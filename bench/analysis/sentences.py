@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from bench.analysis.replicates import APPARATUS, REPLICATES_NEEDED, limit_of, replicates_in
@@ -19,6 +22,16 @@ def why_undecided(cells: pd.DataFrame) -> str:
     if bound.empty:
         return "the intervals are too wide"
     return f"the rig bounds {len(bound)} of {len(valid)} cells, most often: {limit_of(bound)}"
+
+
+def not_run(manifest: Mapping[str, Any], experiment: str) -> str:
+    """What of this experiment's plan the machine could not run, and why; empty where all was."""
+    said = [
+        f"{each['what']} ({each['why']})"
+        for each in manifest.get("not_run", [])
+        if each["experiment"] == experiment
+    ]
+    return f"not run: {'; '.join(said)}" if said else ""
 
 
 def counted(number: int, noun: str) -> str:

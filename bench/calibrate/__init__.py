@@ -90,7 +90,7 @@ def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryFile() as log,
         Rig(Settings(), cells) as rig,
-        Swarm(1, 1000, rig.server.url, log) as swarm,
+        Swarm(1, 1000, rig.access, log) as swarm,
     ):
         store = Store.create(Path(folder) / "run", {})
         steps = [
@@ -128,7 +128,7 @@ def certify(settings: Settings, store: Store, display: Display) -> None:
     with (
         tempfile.TemporaryFile() as log,
         Rig(settings, [Cell(NAME, 10, 10, rtt_s=0.001)]) as rig,
-        Swarm(1, 100, rig.server.url, log) as swarm,
+        Swarm(1, 100, rig.access, log) as swarm,
     ):
         steps = [
             Step(NOISE, REST_S, lambda: noise_rows(rig)),
@@ -424,7 +424,7 @@ def _prefill_s(rig: Rig, swarm: Swarm, pool: int, rtt_s: float) -> float:
     swarm.close_pools()
     time.sleep(SETTLE_S)
     cell = Cell(NAME, pool, 1, rtt_s=rtt_s)
-    return float(swarm.prepare(cell, rig.address(rtt_s), seed=0)[0]["seconds"])
+    return float(swarm.prepare(cell, rig.address(cell), seed=0)[0]["seconds"])
 
 
 def _median(values: Any) -> float:

@@ -89,7 +89,7 @@ def borrow_rows(rig: Rig) -> list[Row]:
 
 
 def _pool(rig: Rig, test_on_borrow: Any) -> Any:
-    return open_pool(Cell(NAME, 10, 1, test_on_borrow=test_on_borrow), rig.server.url, None)
+    return open_pool(Cell(NAME, 10, 1, test_on_borrow=test_on_borrow), rig.access, None)
 
 
 def _options(rig: Rig) -> dict[str, Any]:

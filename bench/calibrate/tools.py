@@ -273,7 +273,7 @@ def _ours(rig: Rig, swarm: Swarm, cell: Cell) -> Observation:
 
 def _target(rig: Rig) -> tuple[str, str, str]:
     """Host and port that lead by the link, and the database where it is not the first."""
-    host, port = rig.address(RTT_S) or (rig.server.host, rig.server.port)
+    host, port = rig.address(Cell(NAME, 1, 1, rtt_s=RTT_S)) or (rig.server.host, rig.server.port)
     return host, str(port), str(parse_url(rig.server.url).get("db") or "")
 
 

@@ -1,5 +1,5 @@
 """One file per experiment, found by folder; offering NAME, QUESTION, `plan`, `tables`, `claims`
-and `figures`."""
+and `figures`; and NOTEBOOK, where the notebook that shows it is not called after it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+from collections import Counter
 from types import ModuleType
+from typing import Any
 
 from bench.model import Cell, Plan, PreflightError, Settings
+from bench.rig.lacking import lacking, redundant
 
 # The sweep's curves are what people open first, so it runs first; the rest by name.
 FIRST = "pool_sweep"
@@ -22,6 +25,11 @@ def discover() -> dict[str, ModuleType]:
     return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
+def notebook_of(experiment: ModuleType) -> str:
+    """The name, without its number, of the notebook that shows this experiment."""
+    return str(getattr(experiment, "NOTEBOOK", experiment.NAME))
+
+
 def chosen(only: tuple[str, ...]) -> list[ModuleType]:
     """The experiments named, or all. Raises PreflightError for a name there is none of."""
     found = discover()
@@ -32,16 +40,12 @@ def chosen(only: tuple[str, ...]) -> list[ModuleType]:
 
 
 def plans(settings: Settings, *, owned: bool) -> list[Plan]:
-    """What each of the chosen experiments measures; without the cells that stop the server where
-    that is not owned. Raises PreflightError as `chosen`."""
+    """What each of the chosen experiments measures, without the cells that cannot be run here.
+    Raises PreflightError as `chosen`."""
 
     def possible(cells: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        return tuple(cell for cell in cells if owned or not cell.stop_s)
+        return tuple(c for c in cells if not redundant(c) and lacking(c, owned=owned) is None)
 
-    made = (
-        module.plan(settings.profile, settings.workload, settings.workers)
-        for module in chosen(settings.only)
-    )
     return [
         dataclasses.replace(
             plan,
@@ -49,7 +53,28 @@ def plans(settings: Settings, *, owned: bool) -> list[Plan]:
             once=possible(plan.once),
             apart=possible(plan.apart),
         )
-        for plan in made
+        for plan in _asked_for(settings)
+    ]
+
+
+def not_run(settings: Settings, *, owned: bool) -> list[dict[str, Any]]:
+    """What of the chosen experiments cannot be run here, why, and how many cells that is."""
+    found = Counter(
+        (cell.experiment, *lack)
+        for plan in _asked_for(settings)
+        for cell in dict.fromkeys((*plan.cells, *plan.once, *plan.apart))
+        if not redundant(cell) and (lack := lacking(cell, owned=owned))
+    )
+    return [
+        {"experiment": experiment, "what": what, "why": why, "cells": count}
+        for (experiment, what, why), count in found.items()
+    ]
+
+
+def _asked_for(settings: Settings) -> list[Plan]:
+    return [
+        module.plan(settings.profile, settings.workload, settings.workers)
+        for module in chosen(settings.only)
     ]
 
 

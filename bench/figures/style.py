@@ -60,7 +60,34 @@ LINE = Style(MUTED, "")  # a line without points
 # Latency from the intended time, and from the moment of sending, which leaves waiting callers out.
 CORRECTED, UNCORRECTED = Style("#117733", "o"), Style("#3399cc", "s")
 # How a request is made.
-CLIENTS = {"lean": Style("#882255", "o"), "redis-py": Style("#999933", "o")}
+CLIENTS = {
+    "bare": Style("#0b6e99", "D"),
+    "lean": Style("#882255", "o"),
+    "tuned": Style("#c9a227", "s"),
+    "redis-py": Style("#999933", "o"),
+    "glide": Style("#7b4fa3", "P"),
+}
+# What stands between client and server.
+VIAS = {
+    "direct": Style("#1b7f5c", "o"),
+    "envoy": Style("#b5477b", "s"),
+    "twemproxy": Style("#d98e04", "^"),
+}
+# Whether a request has a connection of its own.
+REUSE = {"pooled": Style("#1b7f5c", "o"), "per request": Style("#b5477b", "^")}
+# The phases of opening a connection, in their order: colour and hatch.
+PHASES = {
+    "client": ("#bbbbbb", ""),
+    "resolve": ("#e2c97a", "..."),
+    "connect": ("#0077bb", ""),
+    "tls": ("#aa3377", "///"),
+    "hello": ("#ee7733", ""),
+    "auth": ("#cc3311", "xx"),
+    "setinfo": ("#009988", "\\\\\\"),
+    "maint": ("#66ccbb", "++"),
+    "select": ("#4455aa", "---"),
+    "first command": ("#222255", ""),
+}
 # How connections were opened and handed out.
 VARIANTS = {
     ("prefilled", "lifo"): Style("#00509d", "o"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
 import resource
 import traceback
 from time import perf_counter as clock
@@ -28,8 +27,8 @@ from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool, PoolStats
 from bench.load.recorder import IN_FLIGHT, interval_count
 from bench.load.users import Job
-from bench.load.worker import URL_VARIABLE
 from bench.model import BenchError, Cell
+from bench.rig.access import Access
 from bench.rig.host import raise_fd_limit
 
 DRAIN_S, DRAIN_TIMEOUT_S = 10.0, 15.0
@@ -115,7 +114,7 @@ class Agent:
             return
         self.close_pool()
         gc.collect()  # the old pool's connections, before the new ones come
-        self._pool = open_pool(cell, os.environ[URL_VARIABLE], address)
+        self._pool = open_pool(cell, Access.from_environment(), address)
         if cell.opening == "prefilled":
             self._pool.prefill(parallel=CONNECTING if not cell.rtt_s else CONNECTING_AFAR)
         self._pool_identity = identity
@@ -162,6 +161,7 @@ class Agent:
         if not job.drained.is_set():
             raise BenchError(f"requests were still out {DRAIN_TIMEOUT_S:g} s after the window")
         share = _share_of(cell, job, opening, closing)
+        share["phases"] = _phases_of(pool, opening["at"], closing["at"])
         told.append((closing["at"], closing["requests"], closing["empty"]))
         _place_borrows(share["series"], told)
         if not self._lesser:  # a staircase's lesser pools are there for their figures alone
@@ -217,7 +217,8 @@ def pool_identity(cell: Cell, address: Any) -> tuple[Any, ...]:
     """Cells that agree in this can use one prefilled pool one after the other."""
     return (
         cell.client, cell.resp, cell.pool_size, cell.order, cell.opening,
-        cell.test_on_borrow, cell.acquire_timeout_s, address,
+        cell.test_on_borrow, cell.acquire_timeout_s, cell.max_uses, cell.max_lifetime_s,
+        cell.time_phases, cell.local_ports, cell.auth, cell.database, cell.tls, address,
     )  # fmt: skip
 
 
@@ -257,10 +258,17 @@ def _share_of(
         "empty": delta["empty"],
         "created": closing["created"],
         "create_time_s": closing["create_time"],
-        "operations": job.recorder.operations(),
+        "operations": job.recorder.operations(cell.workload.depth),
         "errors": job.recorder.errors,
         "timeouts": job.recorder.timeouts,
+        "failures": job.recorder.error_samples,
     }
+
+
+def _phases_of(pool: Pool, start: float, end: float) -> dict[str, Any]:
+    """What opening connections took, where the cell asks."""
+    phases = pool.connection_kwargs.get("phases")
+    return {} if phases is None else phases.window(start, end)
 
 
 def _details(cell: Cell, job: Job, start: float, end: float) -> dict[str, Any]:

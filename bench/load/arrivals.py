@@ -13,7 +13,7 @@ import sys
 from array import array
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -50,7 +50,8 @@ def schedule(
     """The share of worker `worker` (from 0) in arrivals at `rate`, per second over all `workers`.
 
     Random arrivals are split into independent streams, one a worker, whose bursts and spikes fall
-    together; of the others each worker takes every `workers`-th. A trace comes at its own rate
+    together, or come to the first alone (`lone`); of the others each worker takes every
+    `workers`-th. A trace comes at its own rate
     whatever `rate` is (`Trace.rate` tells). `seed` is not negative; equal arguments give equal
     times (random ones as long as numpy keeps its streams). Raises PreflightError for a bad trace.
     """
@@ -58,6 +59,8 @@ def schedule(
         return _Listed(read_trace(arrivals.trace).times[worker::workers])
     if arrivals.process == "constant":
         return _Made(_Steps([rate]), _evenly(worker, workers), CHUNK * workers)
+    if arrivals.lone and worker:
+        arrivals = replace(arrivals, process="poisson")
     return _Made(_clock(arrivals, rate / workers, seed), _at_random(seed, worker), CHUNK)
 
 

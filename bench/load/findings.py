@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+
+from hdrh.histogram import HdrHistogram
 
 from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.analysis.steady import histogram_interval
 from bench.load.recorder import BY_INTERVAL, IN_FLIGHT, KINDS, merge, new_histogram
-from bench.model import Cell, Gate, Observation, Percentiles, Pod
+from bench.model import Cell, Gate, Observation, Percentiles, Phase, Pod
 
 if TYPE_CHECKING:  # it brings redis-py and with it ssl, which must wait for locust's patches
     from bench.rig.probes import Readings
@@ -54,6 +56,32 @@ class Merged:
         chosen = [share for share in self.shares if share["pool_size"] >= least_pool]
         borrows = sum(share["borrows"] for share in chosen)
         return sum(share["empty"] for share in chosen) / borrows if borrows else 0.0
+
+    def phases(self) -> Iterator[Phase]:
+        """Those of opening connections, over all workers, in the order in which they come."""
+        for name, histogram in self._phase_parts().items():
+            parts = [share["phases"][name] for share in self.shares if name in share["phases"]]
+            count = sum(part["count"] for part in parts)
+            mean_s = _per(sum(part["sum_s"] for part in parts), count) or 0.0
+            yield Phase(name, count, mean_s, summarise(histogram).p50)
+
+    def phase_histograms(self) -> dict[str, bytes]:
+        """By the tag under which each is stored."""
+        return {
+            f"phase_{name.replace(' ', '_')}": bytes(histogram.encode())
+            for name, histogram in self._phase_parts().items()
+        }
+
+    def _phase_parts(self) -> dict[str, HdrHistogram]:
+        names = dict.fromkeys(name for share in self.shares for name in share["phases"])
+        return {
+            name: merge(
+                share["phases"][name]["histogram"]
+                for share in self.shares
+                if name in share["phases"]
+            )
+            for name in names
+        }
 
     def sum(self, name: str) -> Any:
         return sum(share[name] for share in self.shares)
@@ -113,6 +141,7 @@ class Findings:
         calls: dict[str, int],
         *,
         unloaded_s: float,
+        tls_ends_at: str,
         hiccup_max_s: float,
         clock_step_s: float,
         owned: bool,
@@ -122,10 +151,16 @@ class Findings:
         self._readings = readings
         self._calls = {name: calls.get(name, 0) for name in COMMANDS}
         self._own = sum(total.operations.values())
+        self._depth = cell.workload.depth
+        self._tls_ends_at = tls_ends_at
+        self._behind_proxy = cell.via != "direct" or tls_ends_at == "envoy"
         self._others = _others(calls)
         self._lost = cell.workers - len(total.shares)
         self._foreign = self._foreign_calls(calls.get("ping", 0))
-        self._unloaded_s = unloaded_s
+        # A pipeline takes longer than the PING that the rig has sent, and so does the first
+        # exchange of a connection, which the link holds back: then the quickest tells.
+        usual = cell.workload.depth == 1 and not cell.fresh
+        self._unloaded_s = unloaded_s if usual else self._quickest_s() or unloaded_s
         self._hiccup_max_s = hiccup_max_s
         self._clock_step_s = clock_step_s
         self._owned = owned
@@ -172,6 +207,9 @@ class Findings:
             server_connections_peak=read.server_connections_peak,
             server_fds_peak=read.server_fds_peak,
             link_fds_peak=read.link_fds_peak or 0,
+            proxy_fds_peak=read.proxy_fds_peak or 0,
+            proxy_busy_share=read.proxy_cpu.total_s / read.measured_s,
+            tls_ends_at=self._tls_ends_at,
             time_wait_peak=read.time_wait_peak,
             client_rss_bytes=read.client_rss_bytes,
             server_client_memory_bytes=read.server_client_memory_bytes,
@@ -189,17 +227,19 @@ class Findings:
             doubts=gates.doubts(checks),
             gates=checks,
             series=self._series(),
-            histograms=total.stored_histograms(),
+            histograms=total.stored_histograms() | total.phase_histograms(),
             requests=[share["rows"] for share in total.shares if share.get("rows")],
             pods=tuple(map(_pod, total.shares)),
+            phases=tuple(total.phases()),
             **self._cpu(),
             **self._intervals_of_confidence(),
             **placed,
         )
 
     def _cpu(self) -> dict[str, Any]:
-        """Seconds of the window, and microseconds per operation by each part's own counts."""
+        """Seconds of the window, and microseconds per command by each part's own counts."""
         total, read = self._total, self._readings
+        commands_per_s = total.qps * self._depth
         user_s, system_s = total.sum("user_s"), total.sum("system_s")
         counted = sum(read.server_calls.get(name, 0) for name in COMMANDS)
         return {
@@ -212,12 +252,22 @@ class Findings:
             "link_cpu_s": read.link_cpu.total_s,
             "link_cpu_user_s": read.link_cpu.user_s,
             "link_cpu_system_s": read.link_cpu.system_s,
-            "client_cpu_us_per_op": _per((user_s + system_s) * 1e6, total.sum("done")),
+            "client_cpu_us_per_op": _per(
+                (user_s + system_s) * 1e6, total.sum("done") * self._depth
+            ),
             # Others' work is in the server's CPU: beyond a hundredth of it, no figure (rule 7).
             "server_cpu_us_per_op": None
             if (self._foreign_gate().figure or 0.0) > gates.FOREIGN_OPERATIONS
             else _per(read.server_info_cpu.total_s * 1e6, counted),
-            "link_cpu_us_per_op": _per(read.link_cpu.total_s / read.measured_s * 1e6, total.qps),
+            "link_cpu_us_per_op": _per(
+                read.link_cpu.total_s / read.measured_s * 1e6, commands_per_s
+            ),
+            "proxy_cpu_s": read.proxy_cpu.total_s,
+            "proxy_cpu_us_per_op": _per(
+                read.proxy_cpu.total_s / read.measured_s * 1e6, commands_per_s
+            )
+            if self._behind_proxy
+            else None,
         }
 
     def _intervals_of_confidence(self) -> dict[str, Any]:
@@ -244,7 +294,8 @@ class Findings:
             # its reply finds the link at rest; the other half is no sign of a busy machine.
             unloaded_s=self._unloaded_s + cell.moderation_s,
             in_use_mean=self._total.in_use_mean,
-            pool_size=cell.pool_size,
+            # One multiplexed connection is no limit to how many requests are out.
+            pool_size=cell.pool_size if cell.client != "glide" else cell.concurrency,
             workers=cell.workers,
             concurrency=cell.concurrency,
             behind=self._send_lag.passed is False,
@@ -276,19 +327,21 @@ class Findings:
     def _gates(self) -> Iterable[Gate]:
         cell, total, read = self._cell, self._total, self._readings
         if cell.loop == "closed":
-            yield gates.little_users(total.mean_count("out_s"), cell.concurrency, cell.rtt_s)
+            out = total.mean_count("out_s")
+            yield gates.little_users(out, cell.concurrency, cell.rtt_s, closes=cell.fresh)
         else:
             yield from self._open_gates(total.scheduled or 0)
-        yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
+        if not cell.restart_s:  # what fails then is in use too, and not in the record
+            yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
         yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
         if self._owned:
-            failed = total.sum("errors")
+            failed = total.sum("errors") * self._depth
             sends = {name: count + failed for name, count in total.operations.items()}
             nobody = dict.fromkeys(self._others, 0)
             yield gates.operations(total.operations, nobody | sends, self._calls | self._others)
         yield self._foreign_gate()
         quickest_s = self._quickest_s()
-        if quickest_s is not None:
+        if quickest_s is not None and not cell.fresh:
             yield gates.link_rtt(min(quickest_s, self._unloaded_s), cell.rtt_s)
         yield gates.workers(self._lost, cell.workers)
         yield gates.clock(self._clock_step_s, total.sum("backwards"))
@@ -301,7 +354,8 @@ class Findings:
 
     def _open_gates(self, scheduled: int) -> Iterable[Gate]:
         cell, total = self._cell, self._total
-        yield gates.served(scheduled, total.sum("requests"), self._bound)
+        if not (cell.local_ports or cell.restart_s):  # they show what is not served then
+            yield gates.served(scheduled, total.sum("requests"), self._bound)
         if cell.steady:
             grown = scheduled - total.sum("done") - total.sum("dropped")
             yield gates.backlog(grown, self._room(), scheduled, self._bound)
@@ -345,6 +399,7 @@ class Findings:
 
 def _pod(share: dict[str, Any]) -> Pod:
     """Requests that were due but never served have waited long."""
+    latency = summarise(merge([share["histograms"]["latency"]]), share["out_of_range"]["latency"])
     due = max(share["requests"], share.get("scheduled", 0))
     return Pod(
         worker=share["worker"],
@@ -357,6 +412,11 @@ def _pod(share: dict[str, Any]) -> Pod:
         command_mean_s=_per(share["sums_s"]["command"], share["requests"]) or 0.0,
         pool_empty_share=_per(share["empty"], share["borrows"]) or 0.0,
         long_wait_share=_per(share["waited_long"] + due - share["requests"], due) or 0.0,
+        latency_mean_s=_per(share["sums_s"]["latency"], share["requests"]) or 0.0,
+        latency_p50_s=latency.p50,
+        latency_p99_s=latency.p99,
+        errors=share["errors"],
+        failures="; ".join(f"{count} × {kind}" for kind, count in share["failures"].items()),
     )
 
 

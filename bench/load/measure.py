@@ -6,6 +6,7 @@ import time
 from time import perf_counter as clock
 from typing import Any, NamedTuple
 
+from bench.load.crew import Crew
 from bench.load.findings import Findings, Merged
 from bench.load.swarm import Swarm
 from bench.model import BenchError, Cell, Observation
@@ -25,7 +26,7 @@ class Watched(NamedTuple):
 
 
 def measure(
-    rig: Rig, swarm: Swarm, cell: Cell, block: int = 0, replicate: int = 0, attempt: int = 1
+    rig: Rig, swarm: Swarm | Crew, cell: Cell, block: int = 0, replicate: int = 0, attempt: int = 1
 ) -> Observation:
     """Open the cell's pools, run it, and gather what workers and probes saw. Blocks throughout.
 
@@ -37,7 +38,8 @@ def measure(
     rig.check()
     try:
         idle = rig.idle.cost()
-        swarm.prepare(cell, rig.address(cell.rtt_s), seed=rig.seed(block))
+        rig.demand(cell)
+        swarm.prepare(cell, rig.address(cell), seed=rig.seed(block))
         before = rig.server.snapshot()
         swarm.enter(cell)
         seen = _watch(rig, swarm, cell)
@@ -50,7 +52,8 @@ def measure(
         Merged(seen.shares, seen.stalls),
         seen.readings,
         calls,
-        unloaded_s=rig.unloaded_s(cell.rtt_s),
+        unloaded_s=rig.unloaded_s(cell),
+        tls_ends_at=rig.tls_ends_at(cell),
         hiccup_max_s=rig.hiccups.max_s,
         clock_step_s=seen.clock_step_s,
         owned=rig.server.owned,
@@ -66,9 +69,9 @@ def measure(
     )
 
 
-def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> Watched:
+def _watch(rig: Rig, swarm: Swarm | Crew, cell: Cell) -> Watched:
     """Probe the stretch of time that the workers call their window, within milliseconds."""
-    probes = rig.probes(swarm.pids)
+    probes = rig.probes(swarm.pids, cell)
     try:
         probes.start_window()
         rig.mark()
@@ -84,10 +87,15 @@ def _watch(rig: Rig, swarm: Swarm, cell: Cell) -> Watched:
 
 
 def _pass_window(rig: Rig, cell: Cell) -> None:
-    """Let the cell's window pass, its server stopped in the midst of it where the cell asks."""
-    before_s = STOP_AT * cell.measure_s if cell.stop_s else cell.measure_s
+    """Let the cell's window pass, its server stopped in the midst of it where the cell asks, or its
+    pooler away."""
+    away_s = cell.stop_s or cell.restart_s
+    if not away_s:
+        time.sleep(cell.measure_s)
+        return
+    before_s = STOP_AT * cell.measure_s
     time.sleep(before_s)
-    if cell.stop_s:
-        with rig.server.stopped():
-            time.sleep(cell.stop_s)
-        time.sleep(cell.measure_s - before_s - cell.stop_s)
+    began = clock()
+    with rig.server.stopped() if cell.stop_s else rig.without_proxy(cell):
+        time.sleep(away_s)
+    time.sleep(max(0.0, cell.measure_s - before_s - (clock() - began)))

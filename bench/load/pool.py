@@ -43,7 +43,7 @@ from redis.retry import Retry
 
 from bench.model import TestOnBorrow
 
-Reason = Literal["stale", "idle", "lifetime", "error", "marked", "shrink", "close"]
+Reason = Literal["stale", "idle", "lifetime", "uses", "error", "marked", "shrink", "close"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +96,9 @@ class PoolStats:
     - `wait_time`: from request to hand-over, counted where the request waited or connected
       (taking an idle connection counts as none).
     - `created` connections in `create_time`; `closed` by reason: "stale" (failed its test on
-      borrow), "idle", "lifetime", "error" (found disconnected: its borrower met an error or closed
-      it), "marked" (redis-py asked for a new one), "shrink", "close". created - sum(closed) is
-      count_idle + count_used.
+      borrow), "idle", "lifetime", "uses", "error" (found disconnected: its borrower met an error
+      or closed it), "marked" (redis-py asked for a new one), "shrink", "close".
+      created - sum(closed) is count_idle + count_used.
     - `uses`: loans ended (one that failed its test on borrow included), and their `use_time`;
       `used_seconds`: the time integral of `count_used`;
       its increase over a window, divided by the window, is the mean number in use.
@@ -229,6 +229,7 @@ class Pool(BlockingConnectionPool):
     - `max_idle_time`, `max_lifetime` (drawn per connection within ± `lifetime_jitter`, a share):
       checked on borrow, the lifetime also on return, and both by a housekeeper in the background,
       which also keeps `min_idle` connections idle. It starts with the first connection.
+    - `max_uses`: a connection is closed on its so-manieth return; 1: a connection per request.
 
     Connections of a pool built by hand retry nothing (`Redis(...)` would give them ten retries);
     pass `retry=` to change that. Remaining arguments go to `connection_class`.
@@ -244,6 +245,7 @@ class Pool(BlockingConnectionPool):
         max_idle_time: float | None = None,
         max_lifetime: float | None = None,
         lifetime_jitter: float = 0.1,
+        max_uses: int | None = None,
         max_waiting: int | None = None,
         test_on_borrow: TestOnBorrow = "passive",
         fifo: bool = False,
@@ -256,6 +258,7 @@ class Pool(BlockingConnectionPool):
         self.max_idle_time = max_idle_time
         self.max_lifetime = max_lifetime
         self.lifetime_jitter = lifetime_jitter
+        self.max_uses = max_uses
         self.max_waiting = max_waiting
         self.test_on_borrow = test_on_borrow
         self.fifo = fifo
@@ -275,6 +278,8 @@ class Pool(BlockingConnectionPool):
         _check_seconds("max_idle_time", self.max_idle_time)
         _check_seconds("max_lifetime", self.max_lifetime)
         _check_share("lifetime_jitter", self.lifetime_jitter)
+        if self.max_uses is not None:
+            _check_whole("max_uses", self.max_uses, at_least=1)
         if self.max_waiting is not None:
             _check_whole("max_waiting", self.max_waiting, at_least=0)
         if not isinstance(self.fifo, bool):
@@ -397,11 +402,11 @@ class Pool(BlockingConnectionPool):
         try:
             fault = fault or self._fault(connection)
         except BaseException:
-            self._discard(connection, "error")
+            self._discard(connection, "error", perf_counter())
             raise
         if fault is None:
             return connection
-        return self._open(self._end_loan(connection, fault), connection)
+        return self._open(self._end_loan(connection, fault, perf_counter()), connection)
 
     # ------------------------------------------------------------------ return
 
@@ -417,7 +422,7 @@ class Pool(BlockingConnectionPool):
         if self._strict or connection._sock is None or connection._should_reconnect:
             unfit = self._unfit(connection, now)
             if unfit is not None and connection in self._used:
-                self._discard(connection, unfit)
+                self._discard(connection, unfit, now)
                 return
         lock = self._lock
         lock.acquire()
@@ -454,14 +459,22 @@ class Pool(BlockingConnectionPool):
             return "shrink"
         if now >= getattr(connection, "expires_at", math.inf):
             return "lifetime"
+        if self.max_uses is not None and self._use_up(connection):
+            return "uses"
         return None
 
-    def _discard(self, connection: Any, reason: Reason) -> None:
-        """Close a lent connection; only then is its room free for the first in line."""
-        self._vacate(self._end_loan(connection, reason), connection)
+    def _use_up(self, connection: Any) -> bool:
+        """Count this return; whether it was the last one allowed."""
+        connection.uses_left -= 1
+        return bool(connection.uses_left <= 0)
 
-    def _end_loan(self, connection: Any, reason: Reason) -> _Place:
-        """Take a lent connection out of the books, to be closed; its place stays the caller's."""
+    def _discard(self, connection: Any, reason: Reason, at: float) -> None:
+        """Close a lent connection; only then is its room free for the first in line."""
+        self._vacate(self._end_loan(connection, reason, at), connection)
+
+    def _end_loan(self, connection: Any, reason: Reason, at: float) -> _Place:
+        """Take a lent connection, whose loan ended at `at`, out of the books, to be closed; its
+        place stays the caller's."""
         place = _Place(connection.borrowed_at)
         with self._lock:
             place.void = connection not in self._used  # forked meanwhile
@@ -469,7 +482,7 @@ class Pool(BlockingConnectionPool):
                 self._used.remove(connection)
                 self._changing.add(place)
                 self._closed[reason] += 1
-                self._count_use(connection, perf_counter())
+                self._count_use(connection, at)
         return place
 
     # ------------------------------------------------------------------ the books, under the lock
@@ -544,6 +557,8 @@ class Pool(BlockingConnectionPool):
     def _enter(self, place: _Place, connection: Any, began: float) -> None:
         now = perf_counter()
         connection.expires_at = now + self._draw_lifetime()
+        if self.max_uses is not None:
+            connection.uses_left = self.max_uses  # of one that was reopened, too
         with self._lock:
             if place.void:
                 raise RedisConnectionError(f"pool {self.name} was closed while a connection opened")
@@ -654,8 +669,8 @@ class Pool(BlockingConnectionPool):
         # The fast paths read redis-py's own attributes: its properties cost 0.1 µs each.
         familiar = self.cache is None and _is_redis_connection(self.connection_class)
         self._trusting = familiar and self.test_on_borrow == "none" and not timed
-        aged = self.max_lifetime is not None
-        self._strict = not familiar or oversize or self._reauthorises or aged
+        worn = self.max_lifetime is not None or self.max_uses is not None
+        self._strict = not familiar or oversize or self._reauthorises or worn
 
     # ------------------------------------------------------------------ housekeeping
 

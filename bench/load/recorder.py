@@ -91,9 +91,10 @@ class Recorder:
         kind = f"{type(error).__name__}: {error}"
         self.error_samples[kind] = self.error_samples.get(kind, 0) + 1
 
-    def operations(self) -> dict[str, int]:
-        """Requests with a reply per command, warm-up and drain included."""
-        return {name: len(times) // 4 for name, times in self._times.items()}
+    def operations(self, depth: int = 1) -> dict[str, int]:
+        """Commands with a reply, each by its name, warm-up and drain included; `depth` of them are
+        a request."""
+        return {name: len(times) // 4 * depth for name, times in self._times.items()}
 
     def window(self, start: float, end: float, loop: Loop) -> dict[str, Any]:
         """What happened to the requests of [start, end): counts, sums, encoded histograms, and a

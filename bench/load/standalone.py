@@ -26,6 +26,7 @@ from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool
 from bench.load.timer import NEVER
 from bench.model import BenchError, Cell, PreflightError, Workload
+from bench.rig.access import Access
 from bench.rig.server import open_server
 
 DEFAULT_URL = "redis://127.0.0.1:6379"
@@ -90,7 +91,7 @@ class StandaloneTest:
         self._stopped_at = NEVER
         self._inside = 0
         self._begun = False
-        self.pool: Pool = open_pool(cell, _url(), None)
+        self.pool: Pool = open_pool(cell, Access(_url()), None)
         if options.opening == "prefilled":
             self.pool.prefill()
         make: type[OpenLoop | ClosedLoop] = OpenLoop if cell.loop == "open" else ClosedLoop

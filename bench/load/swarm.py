@@ -22,8 +22,9 @@ from locust.env import Environment
 from locust.runners import MasterRunner
 
 from bench.load.agent import DRAIN_TIMEOUT_S, VirtualUser
-from bench.load.worker import worker_command, worker_environment
+from bench.load.worker import worker_command
 from bench.model import ApparatusLost, BenchError, Cell
+from bench.rig.access import Access
 from bench.rig.host import end, spawn
 
 HELLO_TIMEOUT_S = 30.0
@@ -48,10 +49,10 @@ class Swarm:
     worker does not come up. `log` receives what the workers print.
     """
 
-    def __init__(self, workers: int, users: int, url: str, log: IO[bytes]) -> None:
+    def __init__(self, workers: int, users: int, access: Access, log: IO[bytes]) -> None:
         self._count = workers
         self._users = -(-users // workers) * workers  # so that each can take the larger share
-        self._url = url
+        self._access = access
         self._log = log
         self._processes: list[subprocess.Popen[bytes]] = []
         self._answers: dict[str, AsyncResult[dict[str, Any]]] = {}
@@ -158,7 +159,7 @@ class Swarm:
     def _start_workers(self) -> None:
         port = self._runner.server.port
         command = worker_command("127.0.0.1", port)
-        environment = worker_environment(self._url)
+        environment = self._access.environment()
         for _ in range(self._count):
             self._processes.append(
                 spawn(command, env=environment, stdout=self._log, stderr=self._log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from typing import Any
@@ -11,15 +10,11 @@ import hiredis
 from gevent.event import Event
 from redis.exceptions import RedisError
 
-from bench.load.clients import SESSIONS, Session, is_acquire_timeout
+from bench.load.clients import Session, is_acquire_timeout, new_session
+from bench.load.commands import COMMANDS, draw
 from bench.load.pool import Pool
 from bench.load.recorder import Recorder
-from bench.model import Cell, Workload
-from bench.rig.server import KEY_PREFIX
-
-COMMANDS = ("GET", "SET", "EVAL")
-COMMANDS_AHEAD = 4096
-BUSY_SCRIPT = "for i = 1, ARGV[1] do end"
+from bench.model import Cell
 
 Sink = Callable[[tuple[float, float, float, float]], None]
 Commands = Iterator[tuple[Any, Sink]]
@@ -47,7 +42,7 @@ class Job:
         if not self._outside:
             self.all_in.set()
         try:
-            self._serve(SESSIONS[self._cell.client](self._pool), self._commands)
+            self._serve(new_session(self._cell, self._pool), self._commands)
         finally:
             self._running -= 1
             if not self._running:
@@ -76,25 +71,14 @@ class Job:
 
 
 def prepare_commands(cell: Cell, recorder: Recorder, seed: int) -> list[tuple[Any, Sink]]:
-    """A long seeded sequence of (command, sink), which the users share and go round and round:
-    building a command costs more than sending it."""
-    rng = random.Random(seed)
-    work = cell.workload
+    """The sequence of `draw` as (command, sink); a pipeline's commands are packed as one."""
     sinks = {name: recorder.sink(name) for name in COMMANDS}
-    build = hiredis.pack_command if cell.client == "lean" else tuple
-    sequence = []
-    for _ in range(COMMANDS_AHEAD):
-        name = "GET" if rng.random() < work.get_share else "SET"
-        if work.script_loops:
-            name = "EVAL"
-        arguments = _arguments(name, rng.randrange(work.keys), work)
-        sequence.append((build(arguments), sinks[name]))
-    return sequence
-
-
-def _arguments(name: str, key: int, work: Workload) -> tuple[Any, ...]:
-    if name == "EVAL":
-        return ("EVAL", BUSY_SCRIPT, "0", str(work.script_loops))
-    if name == "GET":
-        return ("GET", f"{KEY_PREFIX}{key}")
-    return ("SET", f"{KEY_PREFIX}{key}", b"x" * work.value_bytes)
+    packed = cell.client in ("lean", "bare")
+    pack: Any = hiredis.pack_command  # its stub knows tuples of one word
+    return [
+        (
+            b"".join(pack(words) for words in each) if packed else each[0],
+            sinks[name],
+        )
+        for name, each in draw(cell.workload, seed)
+    ]

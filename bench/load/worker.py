@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from bench.model import PreflightError
 
 LOCUSTFILE = str(Path(__file__).with_name("locustfile.py"))
 STANDALONE = str(Path(__file__).with_name("standalone_worker.py"))  # for locustfiles/
-URL_VARIABLE = "BENCH_REDIS_URL"
 MASTER_TIMEOUT_S = 4.0
 ZMTP_GREETING = b"\xff"  # the first byte that a ZeroMQ socket, and so Locust's master, sends
 
@@ -22,12 +20,6 @@ def worker_command(master_host: str, port: int, locustfile: str = LOCUSTFILE) ->
         sys.executable, "-m", "locust", "--worker", "-f", locustfile,
         "--master-host", master_host, "--master-port", str(port), "--loglevel", "WARNING",
     ]  # fmt: skip
-
-
-def worker_environment(url: str) -> dict[str, str]:
-    """Its environment. The URL goes here alone: it may hold a password, and command lines and
-    Locust's messages can be read by others."""
-    return {**os.environ, URL_VARIABLE: url}
 
 
 def require_master(host: str, port: int) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.experiments import chosen
+from bench.experiments import chosen, notebook_of
 from bench.figures.sheet import save
 from bench.model import BenchError
 from bench.store import Store, load_cells
@@ -81,7 +81,7 @@ def _refreshed(script: Path) -> Path:
     import jupytext  # type: ignore[import-untyped]
 
     notebook = jupytext.read(script)
-    if REFERENCE.exists() and _experiment(script) in Store.open(REFERENCE).experiments():
+    if REFERENCE.exists() and script in _of(Store.open(REFERENCE).experiments(), "*.py"):
         notebook = _executed(notebook, script.stem, SOURCE, threading.Event())
     _without_traces(notebook)
     notebook.metadata["jupytext"] = PAIRING
@@ -89,13 +89,13 @@ def _refreshed(script: Path) -> Path:
     return script.with_suffix(".ipynb")
 
 
-def _of(experiments: Iterable[str]) -> list[Path]:
-    wanted = set(experiments)
-    return [path for path in sorted(SOURCE.glob("*.ipynb")) if _experiment(path) in wanted]
+def _of(experiments: Iterable[str], pattern: str = "*.ipynb") -> list[Path]:
+    """The notebooks, named NN_name, that show these experiments; one may show several."""
+    wanted = {notebook_of(module) for module in chosen(tuple(experiments))}
+    return [path for path in sorted(SOURCE.glob(pattern)) if _name(path) in wanted]
 
 
-def _experiment(notebook: Path) -> str:
-    """Notebooks are named NN_experiment."""
+def _name(notebook: Path) -> str:
     return re.sub(r"^\d+_", "", notebook.stem)
 
 

@@ -36,8 +36,8 @@ INVALID_COLUMNS = {
 
 
 class Run(NamedTuple):
-    """A run as the notebook of one experiment sees it: the experiment's own cells, those of all
-    experiments, and the store they come from, for histograms, intervals and requests."""
+    """A run as a notebook sees it: the cells of the experiments it shows, those of all experiments,
+    and the store they come from, for histograms, intervals and requests."""
 
     cells: pd.DataFrame
     all_cells: pd.DataFrame
@@ -56,15 +56,16 @@ class NothingToShow(PreflightError):
         return [str(self)]
 
 
-def open_run(folder: str, experiment: str) -> Run:
-    """Read a run. Raises NothingToShow where there is none, or it holds no cell of this."""
+def open_run(folder: str, *experiments: str) -> Run:
+    """Read a run. Raises NothingToShow where there is none, or it holds no cell of these."""
     try:
         cells, store = load_cells(folder), Store.open(folder)
     except PreflightError as error:
         raise NothingToShow(f"Nothing to show: {error}") from None
-    own = cells[cells["experiment"] == experiment]
+    own = cells[cells["experiment"].isin(experiments)]
     if own.empty:
-        raise NothingToShow(f"Nothing to show: {folder} holds no cell of {experiment}")
+        named = " or ".join(experiments)
+        raise NothingToShow(f"Nothing to show: {folder} holds no cell of {named}")
     return Run(own, cells, store)
 
 
@@ -107,7 +108,7 @@ class Pages(NamedTuple):
 
 def pages(run: Run, experiment: ModuleType) -> Pages:
     """All figures of the run's cells that its experiment draws, with what it says of them."""
-    cells, store = run.cells, run.store
+    cells, store = run.cells[run.cells["experiment"] == experiment.NAME], run.store
     return Pages(
         experiment.figures(cells, store),
         experiment.findings(cells, store),

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from bench.rig.host import Companion
 
+Address = tuple[str, int]
+
 
 @dataclass(frozen=True, slots=True)
 class LinkStats:
@@ -37,24 +39,24 @@ class Traffic:
 
 
 class Link:
-    """One relay process towards one target; each round trip is a route with a port of its own.
+    """One relay process; each round trip to each target is a route with a port of its own.
 
     Every method raises ApparatusLost when the process is gone.
     """
 
-    def __init__(self, relay: Companion) -> None:
+    def __init__(self, relay: Companion, target: Address) -> None:
         self._relay = relay
-        self._routes: dict[float, tuple[str, int]] = {}
+        self._target = target
+        self._routes: dict[tuple[float, Address], Address] = {}
 
     @classmethod
-    def open(cls, target: tuple[str, int], moderation_s: float = 0.0) -> Link:
-        """Starts the relay. It may hold two descriptors a connection up to the hard limit.
+    def open(cls, target: Address, moderation_s: float = 0.0) -> Link:
+        """Starts the relay, towards `target` where a route names no other. It may hold two
+        descriptors a connection up to the hard limit.
 
         With `moderation_s` it rests for that time after each look that found something to read.
         """
-        host_name, port = target
-        args = (host_name, str(port), str(moderation_s))
-        return cls(Companion("bench.rig.relay", *args, name="link"))
+        return cls(Companion("bench.rig.relay", str(moderation_s), name="link"), target)
 
     def __enter__(self) -> Link:
         return self
@@ -66,12 +68,15 @@ class Link:
     def pid(self) -> int:
         return self._relay.pid
 
-    def route(self, rtt_s: float) -> tuple[str, int]:
+    def route(self, rtt_s: float, target: Address | None = None) -> Address:
         """The address that leads to the target with this round trip; asked twice, the same."""
-        if rtt_s not in self._routes:
-            host_name, port = self._relay.ask("route", rtt_s=rtt_s)["address"]
-            self._routes[rtt_s] = (host_name, port)
-        return self._routes[rtt_s]
+        leads_to = target or self._target
+        if (rtt_s, leads_to) not in self._routes:
+            host_name, port = leads_to
+            told = self._relay.ask("route", rtt_s=rtt_s, host_name=host_name, port=port)
+            host_name, port = told["address"]
+            self._routes[rtt_s, leads_to] = (host_name, port)
+        return self._routes[rtt_s, leads_to]
 
     def stats(self) -> LinkStats:
         """Halts relaying for about a millisecond at 5,000 connections: not while measuring."""

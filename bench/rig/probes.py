@@ -62,17 +62,21 @@ class Readings:
     Shares are of the window: `machine_busy_share`, `steal_share` and `foreign_share` of all cores
     together, `core_busy_max` of the busiest core, run-queue waits of one process (the worst
     worker). `foreign_share` is what neither we nor the server did; on a remote server, what we
-    did not. `server_connections_peak` counts our control connection too. `server_calls` and
-    `server_info_cpu` come from the same two answers of the server, so their ratio is exact.
+    did not. `proxy_…` is of what stands between clients and server; one that was restarted
+    meanwhile counts until it went. `server_connections_peak` counts our control connection too.
+    `server_calls` and `server_info_cpu` come from the same two answers of the server, so their
+    ratio is exact.
     """
 
     measured_s: float
     client_cpu: Cpu
     server_cpu: Cpu
     link_cpu: Cpu
+    proxy_cpu: Cpu
     client_fds_peak: int | None
     server_fds_peak: int | None
     link_fds_peak: int | None
+    proxy_fds_peak: int | None
     server_connections_peak: int
     client_rss_bytes: int
     server_rss_bytes: int | None
@@ -104,12 +108,14 @@ class Probes:
         worker_pids: Sequence[int],
         interval_s: float = 0.25,
         *,
+        proxy_pid: int | None = None,
         ours: Sequence[int] = (),
     ) -> None:
         self._server = server
         self._interval_s = interval_s
         self._workers = [Process(pid, "a worker", may_end=True) for pid in worker_pids]
         self._link = Process(link.pid, "the link") if link else None
+        self._proxy = Process(proxy_pid, "the proxy", may_end=True) if proxy_pid else None
         self._owned = Process(server.pid, "the server") if server.pid else None
         self._others = [Process(pid, "a helper") for pid in (os.getpid(), *ours)]
         self._series: list[dict[str, Any]] = []
@@ -177,6 +183,7 @@ class Probes:
             "server_client_memory_bytes": told.client_memory_bytes,
             "server_cpu_s": told.cpu_user_s + told.cpu_system_s,
             **self._sample_link(),
+            "proxy_fds": self._proxy.sample().fds if self._proxy else 0,
             "time_wait": sockets.time_wait if sockets else None,
             "sockets": sockets.in_use if sockets else None,
         }
@@ -197,7 +204,7 @@ class Probes:
         )
 
     def _processes(self) -> list[Process]:
-        known = [*self._workers, self._link, self._owned, *self._others]
+        known = [*self._workers, self._link, self._proxy, self._owned, *self._others]
         return [each for each in known if each is not None]
 
     def _readings(self, stop: Reading, after: ServerSnapshot) -> Readings:
@@ -210,9 +217,11 @@ class Probes:
             client_cpu=clients,
             server_cpu=server,
             link_cpu=span.cpu[self._link] if self._link else Cpu(),
+            proxy_cpu=span.cpu[self._proxy] if self._proxy else Cpu(),
             client_fds_peak=self._peak("client_fds"),
             server_fds_peak=self._peak("server_fds"),
             link_fds_peak=self._peak("link_fds"),
+            proxy_fds_peak=self._peak("proxy_fds"),
             server_connections_peak=self._peak("server_connections") or 0,
             client_rss_bytes=self._peak("client_rss_bytes") or 0,
             server_rss_bytes=self._peak("server_rss_bytes"),

@@ -1,5 +1,5 @@
-"""The link's own process, relaying TCP with a fixed delay: `python -m bench.rig.relay HOST PORT
-MODERATION_S`.
+"""The link's own process, relaying TCP with a fixed delay:
+`python -m bench.rig.relay MODERATION_S`.
 
 One thread, one epoll, edge-triggered, so that a chunk costs one receive, one send and no epoll_ctl.
 The delay of a route is fixed, hence chunks fall due in the order they came: a deque, not a heap.
@@ -84,9 +84,12 @@ class Side:
 
 
 class Route:
-    """One listener and the delay that everything through it gets."""
+    """One listener, the delay that everything through it gets, and where that goes."""
 
-    def __init__(self, rtt_s: float) -> None:
+    def __init__(self, rtt_s: float, target: tuple[str, int]) -> None:
+        found = socket.getaddrinfo(*target, type=socket.SOCK_STREAM)[0]
+        self.family: int = found[0]
+        self.target: tuple[Any, ...] = found[4]
         self.rtt_s = rtt_s
         self.delay_s = rtt_s / 2
         self.queue: deque[tuple[float, Side, bytes | None]] = deque()
@@ -166,17 +169,9 @@ class SelectorPoller:
 
 
 class Relay:
-    """All routes to one target. `run` returns when the command channel ends."""
+    """All routes. `run` returns when the command channel ends."""
 
-    def __init__(
-        self,
-        target: tuple[str, int],
-        poller: EpollPoller | SelectorPoller,
-        moderation_s: float = 0.0,
-    ) -> None:
-        found = socket.getaddrinfo(*target, type=socket.SOCK_STREAM)[0]
-        self._family: int = found[0]
-        self._target: tuple[Any, ...] = found[4]
+    def __init__(self, poller: EpollPoller | SelectorPoller, moderation_s: float = 0.0) -> None:
         self._poller = poller
         self._moderation_s = moderation_s
         self._sides: dict[int, Side] = {}
@@ -418,7 +413,7 @@ class Relay:
         for _ in range(ACCEPTS_A_TURN):
             try:
                 accepted, _ = route.listener.accept()
-                upstream = socket.socket(self._family)
+                upstream = socket.socket(route.family)
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as failure:
@@ -437,7 +432,7 @@ class Relay:
         self._accepted += 1
         now = perf_counter()
         route.newcomers.append((now + route.rtt_s, client))
-        status = server.sock.connect_ex(self._target)
+        status = server.sock.connect_ex(route.target)
         self._poller.add(server.fd)
         if status not in (0, errno.EINPROGRESS):
             self._broken(server, now)
@@ -459,8 +454,8 @@ class Relay:
             sys.stdout.buffer.write(host.answer(request, self._commands))
         sys.stdout.buffer.flush()
 
-    def open_route(self, rtt_s: float) -> dict[str, Any]:
-        route = Route(rtt_s)
+    def open_route(self, rtt_s: float, host_name: str, port: int) -> dict[str, Any]:
+        route = Route(rtt_s, (host_name, port))
         self._routes.append(route)
         fd = route.listener.fileno()
         self._listening[fd] = route
@@ -517,8 +512,8 @@ def main() -> None:
     sharpen_timers()
     gc.disable()  # a collection over 10,000 sides would be a stall on every connection
     poller = EpollPoller() if hasattr(select, "epoll") else SelectorPoller()
-    host_name, port, moderation_s = sys.argv[1:]
-    Relay((host_name, int(port)), poller, float(moderation_s)).run()
+    (moderation_s,) = sys.argv[1:]
+    Relay(poller, float(moderation_s)).run()
 
 
 if __name__ == "__main__":

