@@ -312,7 +312,7 @@ def measured(settings, store, watcher):
     store.note_server("redis", "7.0.0")
 
 runner.check, runner.run = lambda settings: {}, measured
-rig = SimpleNamespace(server=SimpleNamespace(url=""))
+rig = SimpleNamespace(access=None)
 calibrate.Rig = calibrate.Swarm = lambda *given: nullcontext(rig)
 for name in ("noise_rows", "recording_rows", "merging_rows", "cross_check"):
     setattr(calibrate, name, lambda *given, name=name: [Row.at_most(name, 2.0, "ms", 1)])
