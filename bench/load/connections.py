@@ -22,7 +22,7 @@ import hiredis
 from gevent.hub import get_hub
 from greenlet import greenlet
 from redis.connection import Connection
-from redis.exceptions import AuthenticationError, ConnectionError
+from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
 from bench.load.phases import CLIENT, CONNECT, TLS, Phases, phase_of
 from bench.rig.server import TLSConnection
@@ -182,10 +182,20 @@ class LeanTLSConnection(KeptContext):
     """TLS takes redis-py's own path: the records have to pass through its socket wrapper."""
 
     def exchange(self, packed: bytes, resume: Resume, more: int = 0) -> Any:
-        self.send_packed_command(packed, check_health=False)  # type: ignore[no-untyped-call]
-        for _ in range(more):
-            self.read_response()
-        return self.read_response()
+        self.send_packed_command([packed], check_health=False)  # type: ignore[no-untyped-call]
+        replies = [self._reply() for _ in range(more + 1)]
+        return _refusal_or_last(replies)
+
+    def _reply(self) -> Any:
+        try:
+            return self.read_response()
+        except ResponseError as refusal:
+            return hiredis.ReplyError(str(refusal))
+
+
+def _refusal_or_last(replies: list[Any]) -> Any:
+    refused = (reply for reply in replies if isinstance(reply, hiredis.ReplyError))
+    return next(refused, replies[-1])
 
 
 _contexts: dict[str | None, ssl.SSLContext] = {}
@@ -290,13 +300,14 @@ class BareConnection:
     def exchange(self, packed: bytes, resume: Resume, more: int = 0) -> Any:
         """As `LeanConnection.exchange`, over TLS; without it `_exchange_on` takes its place."""
         try:
-            return [self._asked(packed if turn == 0 else b"") for turn in range(more + 1)][-1]
+            replies = [self._asked(packed), *(self._asked(b"") for _ in range(more))]
         except OSError as error:
             self.disconnect()
             raise ConnectionError(f"connection lost: {_reason(error)}") from error
         except BaseException:
             self.disconnect()
             raise
+        return _refusal_or_last(replies)
 
     def _secure(self) -> None:
         began = clock()

@@ -98,6 +98,8 @@ class Proxy:
 
     def start(self) -> None:
         """Blocks until it listens, at the address it has had before."""
+        if _listens(self.address):  # whoever that is would be taken for it
+            raise PreflightError(f"{self.name} does not start: port {self.address[1]} is taken")
         try:
             self._process = host.spawn(self._command(), stdout=self._log, stderr=self._log)
             self._await_listening()

@@ -722,6 +722,8 @@ def _diagnosis(url: str, failure: redis.RedisError) -> str:
                 f"its certificate is not trusted ({cause.verify_message}); "
                 "name its authority with ?ssl_ca_certs=FILE in REDIS_URL"
             )
+        if isinstance(cause, FileNotFoundError) or "[X509" in str(cause):
+            return "?ssl_ca_certs in REDIS_URL names no file of certificates; correct its path"
     return _protocol_diagnosis(url, text)
 
 
