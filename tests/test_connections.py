@@ -95,7 +95,8 @@ def check_each_request_has_a_connection_of_its_own() -> None:
     for client, resp in (("bare", 2), ("lean", 3), ("tuned", 2), ("redis-py", 3)):
         (seen,) = measured(Cell("x", 4, 8, client=client, resp=resp, **OWN))  # type: ignore[arg-type]
         done = seen.operations
-        assert done <= seen.connections_opened <= done + 4, (client, done)
+        # Opened within warm-up and window; the drain's requests are among those done.
+        assert done - 8 <= seen.connections_opened <= done + 8, (client, done)
         assert seen.in_flight_peak <= 4
         assert seen.server_connections_peak <= 4 + 4 + 20  # what the server has yet to notice
         assert seen.valid, (client, seen.invalid_reasons)
