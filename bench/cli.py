@@ -186,7 +186,9 @@ def run(
         if made.manifest.get("status") == "complete" and not left(settings, made):
             typer.echo(f"bench: {resume} is complete: nothing is left to measure", err=True)
             return
-    look(settings)
+    for name, why in look(settings).items():
+        if name.startswith("not run"):
+            typer.echo(f"bench: {name}: {why}", err=True)
     store = Store.create_in(results, settings) if resume is None else Store.resume(resume, settings)
     try:
         with Display(quiet=as_json) as display:

@@ -16,9 +16,9 @@
 # %% [markdown]
 # # What does a connection cost?
 #
-# Opened phase by phase, with TLS and AUTH and without; opened anew for every request; kept, and sent
-# many commands at once; or many of them for the same rate. All numbers on this page are read from
-# the stored run.
+# Opened phase by phase, with TLS and AUTH and without; opened anew for every request; kept, and
+# sent many commands at once; or many of them for the same rate. All numbers on this page are read
+# from the stored run.
 
 # %%
 from IPython.display import display

@@ -17,8 +17,8 @@
 # # A pool for each process, or a pooler for all?
 #
 # The same requests, by one, two and four workers: with a pool each, straight to the server; or
-# through a pooler that they share (Envoy, twemproxy), which keeps the connections to the server. All
-# numbers on this page are read from the stored run.
+# through a pooler that they share (Envoy, twemproxy), which keeps the connections to the server.
+# All numbers on this page are read from the stored run.
 
 # %%
 from IPython.display import display

@@ -1,6 +1,6 @@
 # ruff: noqa: PT017  the checks run without pytest
 """Connections opened for real, by every client: their phases, what a request of their own costs in
-connections, TLS, AUTH, ports that run out, pipelines, poolers, and the threaded client.
+connections, TLS, AUTH, ports that run out, pipelines and poolers.
 
 Each `check_*` function runs in a child (`python test_connections.py URL NAME`) and is one test.
 """
@@ -16,15 +16,13 @@ if __name__ == "__main__":
     import bench.load.swarm as swarm_module  # first: locust patches the process
 
 import dataclasses
-import os
-import signal
 import tempfile
 
 from children import run_check
 
 from bench.load.phases import ORDER, Phases, phase_of
-from bench.model import Arrivals, BenchError, Cell, Observation, Settings, Workload
-from bench.rig.lacking import _no_port_range, no_glide
+from bench.model import Arrivals, Cell, Observation, Settings, Workload
+from bench.rig.lacking import _no_port_range
 from bench.rig.proxies import missing
 from bench.rig.server import speaks_tls
 
@@ -223,64 +221,9 @@ def check_a_restart_of_the_pooler_fails_requests_and_ends() -> None:
     assert after.errors == 0
 
 
-def check_threads_share_one_connection() -> None:
-    from bench.load.crew import Crew
-    from bench.load.measure import measure
-    from bench.rig.rig import Rig
-
-    closed = Cell("x", 1, 10, client="glide", measure_s=0.3, workload=Workload(get_share=0.5))
-    open_ = Cell("x", 1, 20, client="glide", loop="open", offered_qps=500.0, resp=2, rtt_s=0.002,
-                 arrivals=Arrivals(), measure_s=0.5)  # fmt: skip
-    with (
-        tempfile.TemporaryFile() as log,
-        Rig(Settings(), [closed, open_]) as rig,
-        Crew(1, 20, rig.access, log) as crew,
-    ):
-        for cell in (closed, open_):
-            seen = measure(rig, crew, cell)
-            assert seen.valid, seen.invalid_reasons
-            assert seen.connections_opened == 1
-            assert seen.server_connections_peak <= 12
-            assert seen.client_cpu_us_per_op
-        assert seen.scheduled
-        os.kill(crew.pids[0], signal.SIGKILL)
-        try:
-            measure(rig, crew, closed)
-        except BenchError as loss:
-            assert "threaded client 1" in str(loss)
-        else:
-            raise AssertionError("a dead process went unnoticed")
-
-
-def check_a_server_that_stops_fails_the_threads_requests_and_hangs_nobody() -> None:
-    from bench.load import crew as crew_module
-    from bench.load.measure import measure
-    from bench.rig.rig import Rig
-
-    cell = Cell("x", 1, 5, client="glide", measure_s=0.5)
-    with (
-        tempfile.TemporaryFile() as log,
-        Rig(Settings(), [cell]) as rig,
-        crew_module.Crew(1, 5, rig.access, log) as crew,
-    ):
-        measure(rig, crew, cell)
-        crew.prepare(cell, None, seed=1)
-        crew.enter(cell)
-        running = crew.start(cell)
-        assert rig.server.pid is not None
-        os.kill(rig.server.pid, signal.SIGKILL)
-        try:
-            (share,) = crew.collect(running)
-        except BenchError:
-            return  # said, and not waited for
-        assert share["errors"] > 0
-
-
 CHECKS = sorted(name for name in dict(globals()) if name.startswith("check_"))
 NEEDS = {
     "check_ports_run_out_and_that_is_said": _no_port_range,
-    "check_threads_share_one_connection": no_glide,
-    "check_a_server_that_stops_fails_the_threads_requests_and_hangs_nobody": no_glide,
 }
 
 

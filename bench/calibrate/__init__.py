@@ -26,7 +26,7 @@ from typing import Any
 import bench.load.swarm  # noqa: F401  # isort: skip  # patches for gevent: before all that imports ssl
 
 from bench.analysis.statistics import log_t_interval
-from bench.calibrate.costs import borrow_rows, merging_rows, recording_rows
+from bench.calibrate.costs import borrow_rows, merging_rows, phase_rows, recording_rows
 from bench.calibrate.tools import Rate, cross_check, redis_benchmark, stock
 from bench.experiments import instrument
 from bench.load.measure import measure
@@ -41,6 +41,7 @@ from bench.store import Store
 NAME = "calibrate"
 LEAN = "lean, 50 users"
 BORROW, RECORD = "borrow and return", "recording a request"
+PHASE = "timing a phase"
 STOCK, BENCHMARK = "stock Locust + redis-py, 50 users", "redis-benchmark, 50 connections"
 NOISE, MERGE, CROSS = "the machine at rest", "merging histograms", "other tools at the same load"
 WORKER = "worker with 5,000 connections, 1,000 users"
@@ -98,6 +99,9 @@ def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
             Step(BORROW, 2, lambda: borrow_rows(rig)),
             Step(RECORD, 1, recording_rows),
             Step(MERGE, 1, merging_rows),
+            Step(PHASE, 1, phase_rows),
+            *opening_steps(rig, swarm, seconds),
+            *pipeline_steps(rig, swarm, seconds),
             *instrument_steps(rig, swarm, store, seconds),
             *ladder_steps(rig, swarm, seconds),
             *rate_steps(rig, swarm, seconds),
@@ -162,6 +166,9 @@ def _rows(found: Found, own: list[Row]) -> list[Row]:
         *own,
         *ladder_rows(found),
         *found[BORROW][0],
+        *found[PHASE][0],
+        *opening_rows(found),
+        *pipeline_rows(found),
         *rate_rows(found),
         *prefill_rows(found),
         *worker_rows(found),
@@ -301,7 +308,11 @@ def rate_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
 def rate_rows(found: Found) -> list[Row]:
     """Medians over the rounds, then ratios within them."""
     rows = []
-    rates = {what: seen for what, seen in found.items() if isinstance(seen[0], Rate)}
+    rates = {
+        what: seen
+        for what, seen in found.items()
+        if isinstance(seen[0], Rate) and what != DEEP_BESIDE
+    }
     for name, seen in rates.items():
         rows.append(Row(f"GET rate, {name}", _median(rate.qps for rate in seen), "/s"))
         rows.append(Row(f"client CPU, {name}", _median(rate.cpu_us for rate in seen), "µs/op"))
@@ -332,6 +343,79 @@ def _ours(rig: Rig, swarm: Swarm, client: Any, users: int, seconds: float) -> Ca
         return Rate(seen.qps, seen.client_cpu_us_per_op or 0.0)
 
     return run
+
+
+# ---------------------------------------------------------------------- connections, pipelines
+
+
+def opening_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
+    """A connection for each request, as fast as one worker can, by clients that take turns."""
+
+    def of(what: str, client: Client, resp: int, timed: bool) -> Step:
+        users = 1 if timed or what == UNTIMED else OPENING_USERS
+        cell = Cell(
+            NAME, users, users, client=client, resp=resp, opening="lazy", max_uses=1,
+            time_phases=timed, measure_s=seconds,
+        )  # fmt: skip
+        return Step(what, seconds + AROUND_S, lambda: _settled(rig, swarm, cell))
+
+    return [
+        of(what, client, resp, timed) for what, (client, resp, timed, _) in OPENINGS.items()
+    ] * ROUNDS
+
+
+OPENING_USERS = 8
+FLOOR = "connections opened, a bare socket (the floor)"
+UNTIMED, TIMED = "connections opened, bare, one user", "connections opened, bare, phases timed"
+# Client, protocol, whether phases are timed, least to reach.
+OPENINGS: dict[str, tuple[Client, int, bool, float | None]] = {
+    FLOOR: ("bare", 2, False, None),
+    "connections opened, lean, protocol 2 (tuned)": ("lean", 2, False, 4_500),
+    "connections opened, redis-py as it comes": ("redis-py", 3, False, 1_200),
+    UNTIMED: ("bare", 2, False, None),
+    TIMED: ("bare", 2, True, None),
+}
+
+
+def opening_rows(found: Found) -> list[Row]:
+    """Medians over the rounds, and what timing phases costs a bare connection, in pairs."""
+    rows = []
+    for what, (*_, least) in OPENINGS.items():
+        rate = _median(seen.qps for seen in found[what])
+        pairs = zip(found[what], found[FLOOR], strict=True)
+        share = f"{_median(own.qps / floor.qps for own, floor in pairs):.3f} × the floor"
+        row = Row(what, rate, "/s", note=share)
+        rows.append(Row.at_least(what, rate, "/s", least, share) if least else row)
+    added = [
+        (timed.client_cpu_us_per_op or 0.0) - (plain.client_cpu_us_per_op or 0.0)
+        for timed, plain in zip(found[TIMED], found[UNTIMED], strict=True)
+    ]
+    phases = max(len(seen.phases) for seen in found[TIMED])
+    note = f"of CPU, over {phases} phases of a bare connection, in {len(added)} pairs"
+    return [*rows, Row("timing phases: added to each", _median(added) / phases, "µs", note=note)]
+
+
+DEEP, DEEP_BESIDE = "one connection, depth 100", "redis-benchmark -P 100 -c 1"
+DEPTH = 100
+
+
+def pipeline_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
+    """Commands sent a hundred at a time over one connection, beside redis-benchmark's."""
+    cell = Cell(NAME, 1, 1, workload=Workload(depth=DEPTH), measure_s=seconds)
+    steps = [Step(DEEP, seconds + AROUND_S, lambda: _settled(rig, swarm, cell))]
+    if shutil.which("redis-benchmark"):
+        beside = partial(redis_benchmark, rig, seconds, connections=1, depth=DEPTH)
+        steps.append(Step(DEEP_BESIDE, seconds + 0.5, beside))
+    return steps * ROUNDS
+
+
+def pipeline_rows(found: Found) -> list[Row]:
+    rate = _median(seen.qps * DEPTH for seen in found[DEEP])
+    rows = [Row.at_least(f"commands over {DEEP}", rate, "/s", 400_000)]
+    if DEEP_BESIDE in found:
+        beside = _median(each.qps for each in found[DEEP_BESIDE])
+        rows.append(Row(f"commands by {DEEP_BESIDE}", beside, "/s"))
+    return rows
 
 
 # ---------------------------------------------------------------------- prefill, memory

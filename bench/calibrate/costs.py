@@ -14,6 +14,7 @@ import numpy as np
 from redis.connection import BlockingConnectionPool, parse_url
 
 from bench.load.clients import open_pool
+from bench.load.phases import CONNECT, Phases
 from bench.load.recorder import Recorder, encoded, merge
 from bench.model import Cell, Row
 from bench.rig.rig import Rig
@@ -47,6 +48,18 @@ def recording_rows() -> list[Row]:
     digested = clock() - digesting
     cost_us = (written + digested) / MICRO_LOOPS * 1e6
     return [Row.at_most("recording a request, all clocks and histograms", cost_us, "µs", 2)]
+
+
+def phase_rows() -> list[Row]:
+    """What timing one phase of a connection's opening costs: both clock readings and the note."""
+    phases = Phases()
+    phases.begin()
+    with _no_gc():
+        began = clock()
+        for _ in range(MICRO_LOOPS):
+            phases.note(CONNECT, clock(), clock())
+        cost_us = (clock() - began) / MICRO_LOOPS * 1e6
+    return [Row.at_most("timing a phase of a connection's opening", cost_us, "µs", 1)]
 
 
 def _spread_times() -> Recorder:

@@ -67,10 +67,10 @@ def stock(rig: Rig, seconds: float) -> Rate:
     return _foreign_tool(rig, command, seconds, settle_s=3.0)
 
 
-def redis_benchmark(rig: Rig, seconds: float) -> Rate:
+def redis_benchmark(rig: Rig, seconds: float, *, connections: int = 50, depth: int = 1) -> Rate:
     command = [
         REDIS_BENCHMARK, "-h", rig.server.host, "-p", str(rig.server.port),
-        "-c", "50", "-n", "100000000", "-q", "GET", f"{KEY_PREFIX}1",
+        "-c", str(connections), "-P", str(depth), "-n", "100000000", "-q", "GET", f"{KEY_PREFIX}1",
     ]  # fmt: skip
     return _foreign_tool(rig, command, seconds, settle_s=0.3)
 

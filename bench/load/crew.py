@@ -8,37 +8,44 @@ from contextlib import ExitStack
 from typing import IO, Any
 
 import gevent
-from gevent.event import AsyncResult
+from gevent.greenlet import Greenlet
 
-from bench.load.swarm import Address, Running, shares
-from bench.model import ApparatusLost, Cell
+from bench.load.swarm import PREPARE_TIMEOUT_S, Address, Running, shares
+from bench.load.threaded import DRAIN_TIMEOUT_S, as_told
+from bench.model import ApparatusLost, BenchError, Cell
 from bench.rig.access import Access
 from bench.rig.host import Companion
-from bench.rig.server import connection_settings
+from bench.rig.server import TLSConnection, connection_settings
 
-PATIENCE_S = 60.0  # until a process that does not answer is given up
+FOR_EVER_S = 1e6  # what a cell may take is known only when it is asked for: `_gather` keeps time
+
+Answer = dict[str, Any] | ApparatusLost
 
 
 class Crew:
     """`processes` of the threaded client, each with a connection of its own, until closed.
 
-    A context manager, with `Swarm`'s methods and meaning. Raises ApparatusLost when one is gone.
+    A context manager, with `Swarm`'s methods and meaning. `users` and `log` are there for likeness:
+    threads are made for each cell, and what a process has to say is told when it is lost.
     """
 
     def __init__(self, processes: int, users: int, access: Access, log: IO[bytes]) -> None:
         self._count = processes
         self._access = access
+        self._companions: list[Companion] = []
+        self._measuring: list[Greenlet] = []
+        self._stack = ExitStack()
 
     def __enter__(self) -> Crew:
-        self._stack = ExitStack()
-        self._companions = [self._opened(number) for number in range(self._count)]
+        with ExitStack() as stack:
+            for number in range(1, self._count + 1):
+                companion = Companion(
+                    "bench.load.threaded", name=f"threaded client {number}", timeout_s=FOR_EVER_S
+                )
+                stack.callback(companion.close)
+                self._companions.append(companion)
+            self._stack = stack.pop_all()
         return self
-
-    def _opened(self, number: int) -> Companion:
-        name = f"threaded client {number + 1}"
-        companion = Companion("bench.load.threaded", name=name, timeout_s=PATIENCE_S)
-        self._stack.callback(companion.close)
-        return companion
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -48,49 +55,78 @@ class Crew:
         return [companion.pid for companion in self._companions]
 
     def prepare(self, cell: Cell, address: Address | None, seed: int) -> list[dict[str, Any]]:
-        """Have the cell's processes connect; blocks until all are."""
-        settings = connection_settings(self._access.url, address)
-        fields = dataclasses.asdict(cell)
-        where = [settings["host"], settings.get("port", 6379)]
-        return [
-            companion.ask("prepare", cell=fields, address=where, share=share, seed=seed, worker=n)
-            for n, (companion, share) in enumerate(self._with_shares(cell))
-        ]
+        """Have the cell's processes connect; blocks until all are. There may be more of them: these
+        close their connections.
 
-    def _with_shares(self, cell: Cell) -> Sequence[tuple[Companion, int]]:
-        return list(zip(self._companions, shares(cell.concurrency, cell.workers), strict=False))
+        Raises BenchError when one cannot connect, ApparatusLost when one is gone.
+        """
+        self._close_pools_of(self._companions[cell.workers :])
+        common = {"cell": dataclasses.asdict(cell), "way": self._way(cell, address), "seed": seed}
+        asked = [
+            _ask(companion, "prepare", **common, share=share, worker=number)
+            for number, (companion, share) in enumerate(
+                zip(self._of(cell), shares(cell.concurrency, cell.workers), strict=True)
+            )
+        ]
+        return _all_of(self._gather(asked, PREPARE_TIMEOUT_S))
+
+    def _way(self, cell: Cell, address: Address | None) -> dict[str, Any]:
+        """Where to connect, and how. It holds the password: the channel is nobody else's."""
+        settings = connection_settings(
+            self._access.url,
+            address,
+            login=self._access.logins.get(cell.auth),
+            ca_file=self._access.ca_file if cell.tls != "none" else None,
+        )
+        return {
+            "host": settings["host"],
+            "port": settings.get("port", 6379),
+            "username": settings.get("username"),
+            "password": settings.get("password"),
+            "database": cell.database or settings.get("db", 0),
+            "tls": settings.get("connection_class") is TLSConnection,
+            "ca_file": settings.get("ssl_ca_certs"),
+        }
+
+    def _of(self, cell: Cell) -> Sequence[Companion]:
+        return self._companions[: cell.workers]
 
     def enter(self, cell: Cell) -> None:
-        """Let the cell's users begin; blocks until they are warmed up."""
-        for answer in self._asked(cell, "enter"):
-            answer.get()
+        """Let the prepared cell's users in; blocks until all are going and warmed up."""
+        asked = [_ask(companion, "enter") for companion in self._of(cell)]
+        _all_of(self._gather(asked, cell.warmup_s + DRAIN_TIMEOUT_S))
 
     def start(self, cell: Cell) -> Running:
-        """Begin the window; returns at once."""
-        self._answers = self._asked(cell, "measure")
+        """Begin the window of the cell whose users are going; returns at once."""
+        self._measuring = [_ask(companion, "measure") for companion in self._of(cell)]
+        gevent.sleep(0)  # the greenlets send what is asked when they are first run
         return Running(cell, ())
 
     def collect(self, running: Running) -> list[dict[str, Any]]:
         """Blocks until the cell is over: each process's share of the figures, but for those of
-        processes that were lost meanwhile. Raises ApparatusLost when none is left."""
-        told, lost = [], None
-        for answer in self._answers:
-            try:
-                told.append(_with_bytes(answer.get()))
-            except ApparatusLost as loss:
-                lost = loss
-        if lost is not None and not told:
-            raise lost
-        return told
+        processes that were lost meanwhile. Raises ApparatusLost when none is left, BenchError when
+        one failed."""
+        told = self._gather(self._measuring, running.cell.measure_s + 2 * DRAIN_TIMEOUT_S)
+        answered = [answer for answer in told if not isinstance(answer, ApparatusLost)]
+        return _all_of(answered or told)
 
-    def _asked(self, cell: Cell, verb: str) -> list[AsyncResult[dict[str, Any]]]:
-        """Side by side: each blocks for the cell."""
-        return [gevent.spawn(companion.ask, verb) for companion, _ in self._with_shares(cell)]
+    def _gather(self, asked: Sequence[Greenlet], timeout_s: float) -> list[Answer]:
+        """Each one's answer, or why there is none."""
+        gevent.joinall(asked, timeout=timeout_s)
+        silent = sum(not greenlet.ready() for greenlet in asked)
+        gevent.killall(asked)
+        return [
+            self.loss(silent) if isinstance(greenlet.value, gevent.GreenletExit) else greenlet.value
+            for greenlet in asked
+        ]
 
     def close_pools(self) -> None:
-        """Have every process close its connection."""
-        for companion in self._companions:
-            companion.ask("close")
+        """Have every process close its connection; blocks until they are."""
+        self._close_pools_of(self._companions)
+
+    def _close_pools_of(self, companions: Sequence[Companion]) -> None:
+        asked = [_ask(companion, "close") for companion in companions]
+        _all_of(self._gather(asked, PREPARE_TIMEOUT_S))
 
     def check(self) -> None:
         """Raise ApparatusLost if a process has ended."""
@@ -98,24 +134,43 @@ class Crew:
             companion.check()
 
     def loss(self, silent: int) -> ApparatusLost:
-        """What to raise for a process that has ended, or for `silent` ones that did not answer."""
+        """What to raise for a process that has ended; where none has, for `silent` ones that did
+        not answer in time."""
+        what = f"{silent} of {self._count} threaded clients did not answer in time"
         try:
             self.check()
         except ApparatusLost as loss:
-            return loss
-        return ApparatusLost(f"{silent} of {self._count} threaded clients did not answer in time")
+            what = str(loss).rstrip(".")
+        return ApparatusLost(f"{what}; finished cells are kept: resume the run")
 
     def close(self) -> None:
         """End the processes. May be repeated."""
         self._stack.close()
 
 
-def _with_bytes(value: Any) -> Any:
-    """What `bench.load.threaded` made text of."""
-    if isinstance(value, dict):
-        if set(value) == {"ascii"}:
-            return value["ascii"].encode("ascii")
-        return {name: _with_bytes(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_with_bytes(part) for part in value]
-    return value
+def _ask(companion: Companion, verb: str, **args: Any) -> Greenlet:
+    """To be answered while others are asked: each blocks for the cell. A greenlet that fails would
+    print that, so a loss is a result."""
+
+    def asking() -> Answer:
+        try:
+            answer: dict[str, Any] = as_told(companion.ask(verb, **args))
+        except ApparatusLost as loss:
+            return loss
+        if "failure" in answer:
+            return {"failure": f"{companion.name} failed: {answer['failure']}"}
+        return answer
+
+    return gevent.spawn(asking)
+
+
+def _all_of(answers: Sequence[Answer]) -> list[dict[str, Any]]:
+    """Raises what stands in the place of an answer."""
+    told = []
+    for answer in answers:
+        if isinstance(answer, ApparatusLost):
+            raise answer
+        if "failure" in answer:
+            raise BenchError(answer["failure"])
+        told.append(answer)
+    return told

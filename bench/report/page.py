@@ -13,6 +13,7 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from bench.analysis.replicates import last_attempts
+from bench.analysis.sentences import not_run
 from bench.figures.style import STYLE
 from bench.model import PreflightError
 from bench.report.tables import certificate_rows, readable
@@ -24,6 +25,8 @@ LEFT = "<style>table.text th, table.text td { text-align: left !important; }</st
 # Which settings name an invalid cell, and how its table heads them.
 INVALID_COLUMNS = {
     "rtt_s": "RTT s",
+    "client": "client",
+    "via": "via",
     "pool_size": "pool",
     "loop": "loop",
     "concurrency": "users",
@@ -79,8 +82,14 @@ def headline(run: Run) -> Markdown:
         f"started {manifest['started']} on {servers}: "
         f"{len(cells)} measurements of {cells['cell'].nunique()} cells in "
         f"{cells['block'].nunique()} blocks, each over a window of {windows.min():.2g}–"
-        f"{windows.max():.2g} s, median {windows.median():.2g} s."
+        f"{windows.max():.2g} s, median {windows.median():.2g} s.{_not_run(run)}"
     )
+
+
+def _not_run(run: Run) -> str:
+    """What of these experiments this machine could not run, and why."""
+    said = filter(None, (not_run(run.manifest, name) for name in run.cells["experiment"].unique()))
+    return "".join(f" {text[0].upper()}{text[1:]}." for text in said)
 
 
 def show(figure: Figure, finding: str) -> Image:
