@@ -187,9 +187,14 @@ def test_the_silence_of_a_restart_is_found_again(usual: Store) -> None:
 def test_a_gap_is_each_workers_own() -> None:
     done = [0.0, 0.1, 0.2, 0.9, 1.0]
     frame = pd.DataFrame({"worker": [0, 1, 0, 0, 1], "done_s": done})
-    assert gap_s(frame, 0) == pytest.approx(0.7)
-    assert gap_s(frame, 1) == pytest.approx(0.9)
-    assert math.isnan(gap_s(frame, 2))
+    assert gap_s(frame, 0, until_s=1.1) == pytest.approx(0.7)
+    assert gap_s(frame, 1, until_s=1.1) == pytest.approx(0.9)
+    assert math.isnan(gap_s(frame, 2, until_s=1.1))
+
+
+def test_a_pooler_that_is_not_back_by_the_end_is_silent_until_then() -> None:
+    frame = pd.DataFrame({"worker": 0, "done_s": [0.0, 0.1, 0.2, 1.5]})
+    assert gap_s(frame, 0, until_s=1.0) == pytest.approx(0.8)
 
 
 def test_a_pooler_that_could_not_run_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ GLIDE_THREADS = 30
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 4, "full": 6}
 WARMUP_S = 0.1
 WINDOW_S: dict[Profile, float] = {"smoke": 0.15, "standard": 0.4, "full": 3.0}
+RESTART_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.7, "full": 3.0}
 EQUAL, BURSTING, RESTART, GLIDE = "equal", "burst", "restart", "glide"
 
 
@@ -78,7 +79,7 @@ def _cell(arm: str, via: Via, workers: int, profile: Profile, workload: Workload
         NAME, pool, CARRIERS * workers, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open",
         offered_qps=RATE_QPS, arrivals=BURST if arm == BURSTING else Arrivals(), resp=2,
         workers=workers, via=via, workload=workload, warmup_s=WARMUP_S,
-        measure_s=WINDOW_S[profile], restart_s=min(AWAY_S, WINDOW_S[profile] / 3) * restarts,
+        measure_s=(RESTART_S if restarts else WINDOW_S)[profile], restart_s=AWAY_S * restarts,
         keep_requests=restarts, quiet=arm == EQUAL, arm=arm,
     )  # fmt: skip
 
@@ -194,10 +195,12 @@ def _t_interval(values: list[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half, "µs per worker", n)
 
 
-def gap_s(requests: pd.DataFrame, worker: int) -> float:
-    """The longest time in which no request of this worker was answered."""
+def gap_s(requests: pd.DataFrame, worker: int, until_s: float) -> float:
+    """The longest time in which no request of this worker was answered, from the first answer to
+    the window's end, `until_s`: a pooler may not be back by then."""
     done_s = np.sort(requests.loc[requests["worker"] == worker, "done_s"].to_numpy(float))
-    return float(np.diff(done_s).max()) if done_s.size > 1 else math.nan
+    within = done_s[done_s < until_s]
+    return float(np.diff(np.append(within, until_s)).max()) if within.size else math.nan
 
 
 class Outage(NamedTuple):
@@ -220,7 +223,7 @@ def _outage(row: Any, store: Store) -> Outage:
     return Outage(
         tuple(int(pod["errors"]) for pod in row.pods),
         tuple(int(pod["scheduled"] or 0) for pod in row.pods),
-        tuple(gap_s(requests, int(pod["worker"])) for pod in row.pods),
+        tuple(gap_s(requests, int(pod["worker"]), row.measured_s) for pod in row.pods),
     )
 
 
