@@ -26,6 +26,7 @@ Process = Literal["constant", "poisson", "bursty", "spike", "trace"]
 Outcome = Literal["supported", "refuted", "undecided"]
 
 MOST_WORKERS = 64  # a run may ask for
+LONG_WAIT_S = 0.5e-3  # of the objective: p99 of the wait for a connection is to be no longer
 
 
 class BenchError(Exception):
@@ -356,7 +357,7 @@ class Pod:
     """One worker's own figures of a cell: it is a pod with a pool of its own.
 
     `pool_empty_share`: of its requests, those that found no free connection; `long_wait_share`:
-    those that waited for one for longer than `bench.analysis.nstar.LONG_WAIT_S`.
+    those that waited for one for longer than `LONG_WAIT_S`.
     `latency_p99_s` is None where there were too few requests to say. `failures`: requests that
     failed, by what they said.
     """

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import itertools
 import json
 import math
@@ -337,6 +338,7 @@ def how_to_resume(folder: Path | str) -> str:
 # What a row holds
 
 
+@functools.cache
 def _columns() -> dict[str, pa.DataType]:
     head = {"experiment": str, "cell": str, "block": int, "replicate": int, "attempt": int}
     varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Workload)

@@ -153,3 +153,13 @@ def test_notebooks_read_and_never_measure(path: Path) -> None:
 def test_each_notebook_has_its_text_twin() -> None:
     texts = {path.stem for path in NOTEBOOKS if path.suffix == ".py"}
     assert texts == {path.stem for path in NOTEBOOKS if path.suffix == ".ipynb"}
+
+
+def test_a_worker_imports_nothing_that_only_the_runner_needs() -> None:
+    """Each block starts workers anew: scipy alone was a fifth of what that takes."""
+    heavy = {"scipy", "pandas", "pyarrow", "matplotlib", "glide_sync", "trustme"}
+    code = (
+        f"import bench.load.swarm, bench.load.agent, sys\nprint(sorted({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("[]", 0)

@@ -18,7 +18,6 @@ from bench.analysis.statistics import CONFIDENCE
 from bench.model import Estimate
 
 MOST_SHARE = 0.01  # of the requests, by either objective
-LONG_WAIT_S = 0.5e-3
 SERVED = 0.999  # of the offered rate, for a pool to count as enough
 
 Array = NDArray[np.float64]

@@ -67,7 +67,6 @@ LIFETIME_S = 0.05
 CLIENT: Client = "redis-py"  # what a service pays
 CARRIERS = 20
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 5, "full": 7}
-DEPTH_REPLICATES: dict[Profile, int] = {"standard": 5, "full": 7}
 DEPTH_S: dict[Profile, float] = {"smoke": 0.1, "standard": 0.15, "full": 1.0}
 SPLIT_S: dict[Profile, float] = {"smoke": 0.15, "standard": 0.3, "full": 1.5}
 WARMUP_S = 0.05
@@ -75,11 +74,8 @@ WARMUP_S = 0.05
 
 def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
     """One worker, however many the run has: what is compared is one process's."""
-    deep_, divided = _depth_cells(profile, workload), _split_cells(profile, workload)
-    if profile == "smoke":
-        return Plan((*deep_, *divided), REPLICATES[profile])
-    return Plan(tuple(divided), REPLICATES[profile], apart=tuple(deep_),
-                apart_replicates=DEPTH_REPLICATES[profile])  # fmt: skip
+    cells = (*_depth_cells(profile, workload), *_split_cells(profile, workload))
+    return Plan(cells, REPLICATES[profile])
 
 
 def _depth_cells(profile: Profile, workload: Workload) -> list[Cell]:

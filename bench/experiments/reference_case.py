@@ -23,7 +23,7 @@ from scipy import special  # scipy.stats costs a second to import
 
 from bench.analysis.gates import NULL_EMPTY, NULL_POOL, QUIET_CORE
 from bench.analysis.knee import Hinge, fit_hinge
-from bench.analysis.nstar import LONG_WAIT_S, MOST_SHARE, SERVED
+from bench.analysis.nstar import MOST_SHARE, SERVED
 from bench.analysis.queueing import erlang_c, in_flight_peak, in_flight_quantile
 from bench.analysis.replicates import (
     APPARATUS,
@@ -46,6 +46,7 @@ from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import INK, MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, marker, pool_style
 from bench.figures.units import Unit, si
 from bench.model import (
+    LONG_WAIT_S,
     Arrivals,
     Cell,
     Estimate,

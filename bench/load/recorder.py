@@ -13,8 +13,7 @@ import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 
-from bench.analysis.nstar import LONG_WAIT_S
-from bench.model import Loop
+from bench.model import LONG_WAIT_S, Loop  # not by way of scipy: each worker would import it
 
 LOWEST_US, HIGHEST_US, DIGITS = 1, 60_000_000, 3
 INTERVAL_S = 0.2

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.nstar import (
-    LONG_WAIT_S,
     MOST_SHARE,
     SERVED,
     Crossing,
@@ -28,7 +27,7 @@ from bench.analysis.statistics import log_t_interval
 from bench.experiments.sizing_rule.loads import SERVER_CONTROL, Load
 from bench.figures.units import si
 from bench.load.recorder import IN_FLIGHT
-from bench.model import Estimate, Pod
+from bench.model import LONG_WAIT_S, Estimate, Pod
 from bench.store import Store
 
 CLOSE = 1  # connections between predicted and measured, up to `CLOSE_UP_TO` in flight
