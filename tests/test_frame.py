@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 LOCK = (ROOT / "requirements.lock").read_text()
+OTHERS = (ROOT / "requirements-others.lock").read_text()
 
 REGISTRY = re.compile(
     rb"\bpypi\.[a-z]|python" rb"hosted|npm" rb"js\.|/simp[l]e/|--(?:extra-)?index-url[ =]\S*:"
@@ -58,7 +60,7 @@ def bare(tmp_path: Path) -> Path:
     """A checkout's frame without .venv, in a folder whose name has a space."""
     folder = tmp_path / "a checkout"
     folder.mkdir()
-    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+    for name in ("Makefile", "requirements.lock", "requirements-others.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -82,8 +84,23 @@ def test_every_locked_package_is_pinned_and_hashed() -> None:
     assert not unhashed
 
 
-def test_the_lock_names_no_place() -> None:
-    assert not re.search(r"://|^-|@ |^\s*#", LOCK, re.M)
+def test_the_locks_name_no_place() -> None:
+    for lock in (LOCK, OTHERS):
+        assert not re.search(r"://|^-|@ |^\s*#", lock, re.M)
+
+
+def test_what_is_not_for_every_system_is_locked_apart_and_agrees() -> None:
+    asked = GROUPS["others"]
+    locked, known = (
+        dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock, re.M)) for lock in (OTHERS, LOCK)
+    )
+    assert {canonicalize_name(Requirement(line).name) for line in asked} <= set(locked)
+    assert not set(asked) & set(known)
+    assert {name: known[name] for name in locked if name in known} == {
+        name: version for name, version in locked.items() if name in known
+    }
+    blocks = re.split(r"\n(?=\S)", OTHERS.strip())
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", block) for block in blocks)
 
 
 def test_the_lock_answers_pyproject() -> None:

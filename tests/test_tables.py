@@ -268,17 +268,24 @@ from bench.report.display import Display
 
 def found_by(step):
     known = {c.STOCK: c.Rate(10.0, 1.0), c.LEAN: c.Rate(100.0, 1.0), c.SMOKE: (50.0, 0),
+             c.DEEP_BESIDE: c.Rate(600_000.0, 1.0), c.DEEP: Seen(qps=5_000.0),
+             c.TIMED: Seen(qps=7_000.0, client_cpu_us_per_op=81.0, phases=(1, 2, 3, 4, 5)),
+             c.UNTIMED: Seen(qps=7_000.0, client_cpu_us_per_op=80.0, phases=()),
              **{made: [Row(made, 1.0, "s")] for made in (c.BORROW, c.NOISE, c.RECORD, c.MERGE,
-                                                         c.CROSS)}}
+                                                         c.CROSS, c.PHASE)}}
+    if step in c.OPENINGS and step not in known:
+        return Seen(qps=10_000.0 if step == c.FLOOR else 2_000.0, client_cpu_us_per_op=1.0)
     if step in rates:
         return known.get(step, c.Rate(50.0, 1.0))
     return known.get(step, (31_000.0, "every rate tried was held") if step in ladder else 0.5)
 
 rates = {step.what for step in c.rate_steps(None, None, 1.0)}
 ladder = {step.what for step in c.ladder_steps(None, None, 1.0)}
-steps = [*c.ladder_steps(None, None, 1.0), *c.rate_steps(None, None, 1.0),
+steps = [*c.opening_steps(None, None, 1.0), *c.pipeline_steps(None, None, 1.0),
+         *c.ladder_steps(None, None, 1.0), *c.rate_steps(None, None, 1.0),
          *c.prefill_steps(None, None), *c.worker_steps(None, None)]
-names = [c.NOISE, c.BORROW, c.RECORD, c.MERGE, c.LEAN, *(step.what for step in steps), c.CROSS,
+names = [c.NOISE, c.BORROW, c.RECORD, c.MERGE, c.LEAN, c.PHASE,
+         *(step.what for step in steps), c.CROSS,
          c.SMOKE]
 with Display(line_every_s=0) as display:
     display.starts(len(names), len(names), "steps")
@@ -302,5 +309,9 @@ def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() 
     assert rows["highest open-loop rate with gates green, lean at RTT 0"] == [31_000.0, True]
     for made in ("the machine at rest", "merging histograms", "other tools at the same load"):
         assert rows[made] == [1.0, None]
+    assert rows["connections opened, redis-py as it comes"] == [2_000.0, True]
+    assert rows["connections opened, lean, protocol 2 (tuned)"] == [2_000.0, False]
+    assert rows["timing phases: added to each"] == [pytest.approx(0.2), None]
+    assert rows["commands over one connection, depth 100"] == [500_000.0, True]
     assert rows["prefill 5000 at 1 ms"] == [0.5, True]
     assert rows["bench run --profile smoke, report included"] == [50.0, True]
