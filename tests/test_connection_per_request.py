@@ -336,14 +336,6 @@ def test_the_rule(low_s: float, high_s: float, n: int, outcome: str) -> None:
     assert experiment.outcome_of(found) == outcome
 
 
-def test_differences_have_student_s_interval() -> None:
-    """t(0.975, 2) = 4.303, s/√3 = 0.577."""
-    found = experiment.t_interval([-1.0, 0.0, 1.0], "s")
-    assert (found.value, found.low, found.high) == pytest.approx((0, -2.484, 2.484), abs=1e-3)
-    assert math.isnan(experiment.t_interval([1.0], "s").low)
-    assert math.isnan(experiment.t_interval([], "s").value)
-
-
 def test_pairs_are_made_within_blocks(usual: Store) -> None:
     """A block twice as slow in all it does adds its own difference, and no other's."""
 

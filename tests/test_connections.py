@@ -220,7 +220,9 @@ def check_a_restart_of_the_pooler_fails_requests_and_ends() -> None:
     assert seen.errors > 20
     assert all(pod.errors and "onnect" in pod.failures for pod in seen.pods)
     assert seen.operations > 200
+    assert seen.proxy_cpu_us_per_op is None  # the second process's is not in it
     assert after.errors == 0
+    assert after.proxy_cpu_us_per_op
 
 
 CHECKS = sorted(name for name in dict(globals()) if name.startswith("check_"))

@@ -19,6 +19,7 @@ from bench.analysis.statistics import (
     quantiles,
     samples_needed,
     summarise,
+    t_interval,
 )
 from bench.model import Estimate, Percentiles
 
@@ -229,3 +230,11 @@ def test_comparisons_that_cannot_be_made_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         false_calls(ratios, replicates)
+
+
+def test_differences_have_student_s_interval() -> None:
+    """t(0.975, 2) = 4.303, s/√3 = 0.577."""
+    found = t_interval([-1.0, None, 0.0, math.nan, 1.0], "s")
+    assert (found.value, found.low, found.high) == pytest.approx((0, -2.484, 2.484), abs=1e-3)
+    assert math.isnan(t_interval([1.0], "s").low)
+    assert math.isnan(t_interval([], "s").value)

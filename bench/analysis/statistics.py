@@ -143,9 +143,25 @@ def log_t_interval(
     return Estimate(value, low, high, unit, len(known), warnings)
 
 
+def t_interval(values: Iterable[float | None], unit: str) -> Estimate:
+    """The arithmetic mean of replicates with Student's t interval: for differences and slopes,
+    which may be negative. Unknown values (None, NaN) are left out. With fewer than two `low` and
+    `high` are NaN and a warning says why."""
+    known = np.asarray(_known_values(values))
+    value = float(known.mean()) if known.size else math.nan
+    if known.size < 2:
+        return Estimate(value, math.nan, math.nan, unit, known.size, (_too_few(known.size),))
+    half = float(_half_width(known, CONFIDENCE))
+    return Estimate(value, value - half, value + half, unit, known.size)
+
+
+def _too_few(n: int) -> str:
+    return f"no interval: {n} replicate{'' if n == 1 else 's'}, 2 needed"
+
+
 def _no_interval_because(known: Sequence[float]) -> str:
     if len(known) < 2:
-        return f"no interval: {len(known)} replicate{'' if len(known) == 1 else 's'}, 2 needed"
+        return _too_few(len(known))
     if min(known) <= 0:
         return "no interval: a replicate is zero or below and has no logarithm; the median is shown"
     return ""
@@ -158,11 +174,11 @@ def _interval_on_logs(known: Sequence[float], confidence: float) -> tuple[float,
     return float(low), float(value), float(high)
 
 
-def _half_width(logs: Array, confidence: float) -> Array:
+def _half_width(values: Array, confidence: float) -> Array:
     """Half of Student's t interval around the means over the last axis."""
-    n = logs.shape[-1]
+    n = values.shape[-1]
     t = special.stdtrit(n - 1, (1 + confidence) / 2)
-    return np.asarray(t * logs.std(axis=-1, ddof=1) / math.sqrt(n))
+    return np.asarray(t * values.std(axis=-1, ddof=1) / math.sqrt(n))
 
 
 def differs(ratio: Estimate) -> bool:

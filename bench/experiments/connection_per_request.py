@@ -19,7 +19,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scipy import special  # scipy.stats costs a second to import
 
 from bench.analysis.replicates import (
     REPLICATES_NEEDED,
@@ -31,12 +30,12 @@ from bench.analysis.replicates import (
     points,
 )
 from bench.analysis.sentences import as_factor, counted, not_run, why_undecided
-from bench.analysis.statistics import CONFIDENCE
+from bench.analysis.statistics import t_interval
 from bench.figures.axes import linear_axis, log_axis
 from bench.figures.curves import draw_curve, label_ends
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, INK, MUTED, OVER_LINES, REUSE, darker, marker
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import (
     Arrivals,
     Auth,
@@ -279,18 +278,6 @@ def _differences(pair: Pair, column: str = "latency_p50_s") -> pd.Series[float]:
     return (own - pooled).dropna()
 
 
-def t_interval(values: Iterable[float], unit: str) -> Estimate:
-    """The mean of replicates with Student's t interval: for differences, which may be negative."""
-    known = np.asarray(list(values), dtype=float)
-    n = known.size
-    value = float(known.mean()) if n else math.nan
-    if n < 2:
-        doubt = f"no interval: {counted(n, 'replicate')}, 2 needed"
-        return Estimate(value, math.nan, math.nan, unit, n, (doubt,))
-    half = special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * known.std(ddof=1) / math.sqrt(n)
-    return Estimate(value, float(value - half), float(value + half), unit, n)
-
-
 def round_trips(known: pd.DataFrame, client: Client) -> Estimate:
     """By how much the tax grows with the round trip, in round trips: the slope over all round
     trips within each block. That part the network sets, and no faster client saves it."""
@@ -298,7 +285,7 @@ def round_trips(known: pd.DataFrame, client: Client) -> Estimate:
              for rtt_s in RTTS_S}  # fmt: skip
     table = pd.DataFrame(taxes)
     slopes = [_slope(row) for _, row in table.iterrows()]
-    return t_interval([slope for slope in slopes if not math.isnan(slope)], "round trips")
+    return t_interval(slopes, "round trips")
 
 
 def _slope(taxes_s: pd.Series[float]) -> float:
@@ -473,25 +460,20 @@ def _table_row(known: pd.DataFrame, environment: Environment, loop: str) -> dict
         "RTT ms": environment.rtt_s * 1e3,
         "way": f"{environment.way} to {ends_at}" if ends_at else environment.way,
         "loop": loop,
-        "pooled p50 ms": _rounded(1e3 * median_of(pair.pooled, "latency_p50_s")),
-        "own p50 ms": _rounded(1e3 * median_of(pair.own, "latency_p50_s")),
-        "tax ms": _rounded(1e3 * found.value),
+        "pooled p50 ms": digits(1e3 * median_of(pair.pooled, "latency_p50_s")),
+        "own p50 ms": digits(1e3 * median_of(pair.own, "latency_p50_s")),
+        "tax ms": digits(1e3 * found.value),
         "tax 95 %": f"{1e3 * found.low:.3g} to {1e3 * found.high:.3g}" if is_known(found) else "–",
-        "pooled client µs": _rounded(median_of(pair.pooled, "client_cpu_us_per_op")),
-        "own client µs": _rounded(median_of(pair.own, "client_cpu_us_per_op")),
-        "pooled server µs": _rounded(median_of(pair.pooled, "server_us")),
-        "own server µs": _rounded(median_of(pair.own, "server_us")),
-        "pooled /s": _rounded(median_of(pair.pooled, "qps")),
-        "own /s": _rounded(median_of(pair.own, "qps")),
-        "TIME_WAIT peak": _rounded(median_of(pair.own, "time_wait_peak")),
+        "pooled client µs": digits(median_of(pair.pooled, "client_cpu_us_per_op")),
+        "own client µs": digits(median_of(pair.own, "client_cpu_us_per_op")),
+        "pooled server µs": digits(median_of(pair.pooled, "server_us")),
+        "own server µs": digits(median_of(pair.own, "server_us")),
+        "pooled /s": digits(median_of(pair.pooled, "qps")),
+        "own /s": digits(median_of(pair.own, "qps")),
+        "TIME_WAIT peak": digits(median_of(pair.own, "time_wait_peak")),
         "own bound by": pair.own["bound_by"].mode()[0],
         "valid": f"{int(pair.cells['valid'].sum())} of {len(pair.cells)}",
     }
-
-
-def _rounded(value: float) -> float:
-    """Three digits are what the histograms hold."""
-    return float(f"{value:.3g}")
 
 
 # Local ports

@@ -24,7 +24,7 @@ from bench.analysis.statistics import median_spread
 from bench.figures.axes import linear_axis
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, GROUND, INK, MUTED, PHASES
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import Auth, Cell, Client, Plan, Profile, Tls, Verdict, Workload
 from bench.store import Store
 
@@ -189,22 +189,17 @@ def _table_row(own: pd.DataFrame, way: Way, rtt_s: float) -> dict[str, Any]:
         "whole µs": _micros(own, f"phase {WHOLE}"),
         "phases ÷ whole": round(median_of(own, "sum_ratio"), 3),
         "phases µs": ", ".join(f"{name} {_micros(own, f'phase {name}'):g}" for name in names),
-        "client CPU µs": _rounded(median_of(own, "client_cpu_us_per_op")),
-        "server CPU µs": _rounded(median_of(own, "server_cpu_us_per_op")),
-        "proxy CPU µs": _rounded(median_of(own, "proxy_cpu_us_per_op")),
-        "connections /s": _rounded(median_of(own, "qps")),
-        "TIME_WAIT peak": _rounded(median_of(own, "time_wait_peak")),
+        "client CPU µs": digits(median_of(own, "client_cpu_us_per_op")),
+        "server CPU µs": digits(median_of(own, "server_cpu_us_per_op")),
+        "proxy CPU µs": digits(median_of(own, "proxy_cpu_us_per_op")),
+        "connections /s": digits(median_of(own, "qps")),
+        "TIME_WAIT peak": digits(median_of(own, "time_wait_peak")),
         "replicates": replicates_in(own),
     }
 
 
 def _micros(own: pd.DataFrame, column: str) -> float:
-    return _rounded(1e6 * median_of(own, column))
-
-
-def _rounded(value: float) -> float:
-    """Three digits are what the replicates agree in at best."""
-    return float(f"{value:.3g}")
+    return digits(1e6 * median_of(own, column))
 
 
 def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
@@ -248,9 +243,9 @@ def _largest(known: pd.DataFrame) -> str:
     if own.empty:
         return ""
     sizes = {name: median_of(own, f"phase {name}") for name in _names()}
-    known_ = {name: size for name, size in sizes.items() if not math.isnan(size)}
-    top = max(known_, key=lambda name: known_[name])
-    share = known_[top] / median_of(own, f"phase {WHOLE}")
+    told = {name: size for name, size in sizes.items() if not math.isnan(size)}
+    top = max(told, key=lambda name: told[name])
+    share = told[top] / median_of(own, f"phase {WHOLE}")
     return f"; most of redis-py's is “{top}” ({si(share, 'share')})"
 
 

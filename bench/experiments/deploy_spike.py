@@ -38,7 +38,7 @@ from bench.figures.curves import label_ends
 from bench.figures.intervals import draw_intervals
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import GROUND, INK, MUTED, Style, pool_style
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import (
     Arrivals,
     Cell,
@@ -421,8 +421,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _milliseconds(seconds: pd.Series) -> float:
-    """Three digits are what the histograms hold."""
-    return float(f"{seconds.astype(float).median() * 1e3:.3g}")
+    return digits(1e3 * seconds.astype(float).median())
 
 
 # What the figures say

@@ -64,7 +64,7 @@ from bench.figures.style import (
     marker,
     pool_style,
 )
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import Arrivals, Cell, Estimate, Outcome, Plan, Profile, Row, Verdict, Workload
 from bench.store import Store
 
@@ -622,8 +622,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _milliseconds(seconds: pd.Series) -> float:
-    """Three digits are what the histograms hold."""
-    return float(f"{seconds.astype(float).median() * 1e3:.3g}")
+    return digits(1e3 * seconds.astype(float).median())
 
 
 # The warm-up

@@ -36,7 +36,7 @@ from bench.figures.axes import linear_axis, log_axis
 from bench.figures.intervals import draw_intervals
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import INK, MUTED, Style, marker, pool_style
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import (
     Arrivals,
     Cell,
@@ -301,21 +301,16 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
             "part": mode,
             "connections": pool,
             "depth": depth,
-            "commands /s": _rounded(own["commands_per_s"].median()),
-            "client µs per command": _rounded(median_of(own, SIDES["client"])),
-            "server µs per command": _rounded(median_of(own, SIDES["server"])),
-            "opened /s": _rounded(own["opened_per_s"].median()),
-            "p50 ms": _rounded(1e3 * median_of(own, "latency_p50_s")),
+            "commands /s": digits(own["commands_per_s"].median()),
+            "client µs per command": digits(median_of(own, SIDES["client"])),
+            "server µs per command": digits(median_of(own, SIDES["server"])),
+            "opened /s": digits(own["opened_per_s"].median()),
+            "p50 ms": digits(1e3 * median_of(own, "latency_p50_s")),
             "bound by": own["bound_by"].mode()[0],
             "valid": f"{int(own['valid'].sum())} of {len(own)}",
         }
         for (mode, pool, depth), own in known.groupby(keys, sort=False)
     )
-
-
-def _rounded(value: float) -> float:
-    """Three digits are what replicates agree in at best."""
-    return float(f"{value:.3g}")
 
 
 # What the figures say

@@ -39,7 +39,7 @@ from bench.figures.cells import draw_line, draw_pool_sizes, small_print
 from bench.figures.curves import ceiling, label_ends
 from bench.figures.sheet import new_figure, panel_title
 from bench.figures.style import MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, pool_style
-from bench.figures.units import Unit, si
+from bench.figures.units import Unit, digits, si
 from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Verdict, Workload
 from bench.store import Store
 
@@ -835,8 +835,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _milliseconds(seconds: float) -> float:
-    """Three digits are what the histograms hold."""
-    return float(f"{seconds * 1e3:.3g}")
+    return digits(1e3 * seconds)
 
 
 def knee_table(cells: pd.DataFrame) -> pd.DataFrame:

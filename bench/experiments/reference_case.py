@@ -44,7 +44,7 @@ from bench.figures.curves import draw_theory, label_ends
 from bench.figures.intervals import draw_intervals
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import INK, MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, marker, pool_style
-from bench.figures.units import Unit, si
+from bench.figures.units import Unit, digits, si
 from bench.model import (
     LONG_WAIT_S,
     Arrivals,
@@ -1215,7 +1215,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _row(key: tuple[object, ...], own: pd.DataFrame) -> dict[str, object]:
     known = _valid(own)
-    told = {name: _digits(median_of(known, column) * factor)
+    told = {name: digits(median_of(known, column) * factor)
             for name, (column, factor) in COLUMNS.items()}  # fmt: skip
     boxes = {f"{name} entries": _entries(known, column) for name, column in MIDDLEBOXES.items()}
     return {
@@ -1254,9 +1254,4 @@ def _entries(cells: pd.DataFrame, column: str) -> float | None:
     """Of a middlebox; None where none was on the path."""
     if column not in cells or not cells[column].notna().any():
         return None
-    return _digits(median_of(cells, column))
-
-
-def _digits(value: float) -> float:
-    """Three, which is what the histograms hold; more where it is a count."""
-    return float(round(value)) if abs(value) >= 1_000 else float(f"{value:.3g}")
+    return digits(median_of(cells, column))

@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy import special  # scipy.stats costs a second to import
 
 from bench.analysis.replicates import (
     evidence,
@@ -32,11 +31,11 @@ from bench.analysis.replicates import (
     replicates_in,
 )
 from bench.analysis.sentences import as_factor, counted, not_run, why_undecided
-from bench.analysis.statistics import CONFIDENCE, Equivalence, equivalence, log_t_interval
+from bench.analysis.statistics import Equivalence, equivalence, log_t_interval, t_interval
 from bench.figures.axes import linear_axis
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, GROUND, INK, MUTED, VIAS, Style, marker
-from bench.figures.units import si
+from bench.figures.units import digits, si
 from bench.model import Arrivals, Cell, Estimate, Outcome, Plan, Profile, Verdict, Via, Workload
 from bench.store import Store
 
@@ -105,9 +104,12 @@ def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts, with the CPU of all parts per operation but for the link's, which is the
     network; how evenly the workers were served; and what the second worker, the neighbour, met."""
     last = last_attempts(cells)
-    parts = [last[column].astype(float).fillna(0.0) for column, _ in PARTS.values()]
+    absent = last["via"] == "direct"
+    proxy_us = last["proxy_cpu_us_per_op"].astype(float).mask(absent, 0.0)
     return last.assign(
-        all_us=sum(parts, 0.0),
+        all_us=last["client_cpu_us_per_op"].astype(float)
+        + last["server_cpu_us_per_op"].astype(float)
+        + proxy_us,
         fairness=[fairness([pod["qps"] for pod in pods]) for pods in last["pods"]],
         neighbour_p50_s=[_of_neighbour(pods, "latency_p50_s") for pods in last["pods"]],
         neighbour_mean_s=[_of_neighbour(pods, "latency_mean_s") for pods in last["pods"]],
@@ -175,24 +177,12 @@ def break_even(known: pd.DataFrame, via: str) -> BreakEven:
         }
     ).dropna()
     lines = [np.polyfit(WORKERS, row.to_numpy(float), 1) for _, row in differences.iterrows()]
-    slope = _t_interval([float(line[0]) for line in lines])
+    slope = t_interval([float(line[0]) for line in lines], "µs per worker")
     if not is_known(slope) or slope.high >= 0:
         return BreakEven(slope, math.nan)
     mean = differences.mean().to_numpy(float)
     tilt, base = np.polyfit(WORKERS, mean, 1)
     return BreakEven(slope, float(-base / tilt))
-
-
-def _t_interval(values: list[float]) -> Estimate:
-    """The mean with Student's t interval: for slopes, which may be negative."""
-    n = len(values)
-    mean = float(np.mean(values)) if n else math.nan
-    if n < 2:
-        doubt = f"no interval: {counted(n, 'replicate')}, 2 needed"
-        return Estimate(mean, math.nan, math.nan, "µs per worker", n, (doubt,))
-    half = float(special.stdtrit(n - 1, (1 + CONFIDENCE) / 2) * np.std(values, ddof=1))
-    half /= math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, "µs per worker", n)
 
 
 def gap_s(requests: pd.DataFrame, worker: int, until_s: float) -> float:
@@ -309,26 +299,21 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
             "part": arm,
             "way": client if client == GLIDE else via,
             "workers": workers,
-            "client µs": _rounded(median_of(own, "client_cpu_us_per_op")),
-            "pooler µs": _rounded(median_of(own, "proxy_cpu_us_per_op")),
-            "server µs": _rounded(median_of(own, "server_cpu_us_per_op")),
-            "all µs": _rounded(own["all_us"].median()),
-            "p50 ms": _rounded(1e3 * median_of(own, "latency_p50_s")),
-            "p99 ms": _rounded(1e3 * median_of(own, "latency_p99_s")),
+            "client µs": digits(median_of(own, "client_cpu_us_per_op")),
+            "pooler µs": digits(median_of(own, "proxy_cpu_us_per_op")),
+            "server µs": digits(median_of(own, "server_cpu_us_per_op")),
+            "all µs": digits(own["all_us"].median()),
+            "p50 ms": digits(1e3 * median_of(own, "latency_p50_s")),
+            "p99 ms": digits(1e3 * median_of(own, "latency_p99_s")),
             "server connections": round(own["server_connections_peak"].median()),
             "fairness": round(own["fairness"].median(), 4),
             "errors": round(own["errors"].median()),
-            "busiest core %": _rounded(100 * median_of(own, "core_busy_max")),
+            "busiest core %": digits(100 * median_of(own, "core_busy_max")),
             "bound by": own["bound_by"].mode()[0],
             "valid": f"{int(own['valid'].sum())} of {len(own)}",
         }
         for (arm, client, via, workers), own in grouped
     )
-
-
-def _rounded(value: float) -> float:
-    """Three digits are what replicates agree in at best."""
-    return float(f"{value:.3g}")
 
 
 # What the figures say
@@ -585,17 +570,21 @@ def _neighbours_prose(known: pd.DataFrame, store: Store) -> str:
         if outages(known, store, via)
     ]
     return (
-        "What workers share, they share in trouble. A burst of one waits in its own pool when "
-        "each has one, and at the pooler, with the others' requests, when they share it. "
+        "A burst of one worker reaches its neighbour through what both share: the server, the "
+        "network and this machine's cores, and the pooler where there is one. "
         f"{'; '.join(failed) or 'No restart was measured'}. "
         f"Replicates: {replicates_in(known)}."
     )
 
 
 def _failed_said(told: list[Outage]) -> str:
-    shares = [sum(each.errors) / max(1, sum(each.scheduled)) for each in told]
+    shares = [
+        float(np.median([each.errors[worker] / max(1, each.scheduled[worker]) for each in told]))
+        for worker in range(PAIR)
+    ]
     gaps = [gap for each in told for gap in each.gaps_s]
     return (
-        f"a restart failed {si(float(np.median(shares)), 'share')} of the window's requests, "
-        f"of both workers alike, and the longest silence was {si(max(gaps), 's')}"
+        f"a restart failed {' and '.join(si(share, 'share') for share in shares)} of the "
+        f"workers' requests in the window (medians of each), and the longest silence was "
+        f"{si(max(gaps), 's')}"
     )

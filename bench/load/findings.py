@@ -266,7 +266,7 @@ class Findings:
             "proxy_cpu_us_per_op": _per(
                 read.proxy_cpu.total_s / read.measured_s * 1e6, commands_per_s
             )
-            if self._behind_proxy
+            if self._behind_proxy and not self._cell.restart_s  # the second one's is not known
             else None,
         }
 

@@ -32,9 +32,8 @@ from bench.rig.certificates import Certificates
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 10.0
 ENVOY_THREADS = 1  # two cores are shared by all: another would take a worker's
-MOST = (
-    1_000_000  # of connections, of requests in flight: Envoy's own limit of 1,024 cuts plans short
-)
+# Of connections, and of requests in flight: Envoy's own limit of 1,024 cuts plans short.
+MOST = 1_000_000
 OP_TIMEOUT_S = 5
 SERVER_CONNECTIONS = 1  # of twemproxy, as most run it
 BACKLOG = 4096
