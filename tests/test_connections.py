@@ -113,7 +113,8 @@ def check_connections_are_reopened_at_their_age() -> None:
         max_lifetime_s=0.1, measure_s=1.0, warmup_s=0.1, client="redis-py",
     )  # fmt: skip
     (seen,) = measured(cell)
-    assert 10 <= seen.connections_opened - 2 <= 24  # two of them, every 0.1 s, for 1.1 s
+    # Two of them, every 0.1 s and a round of the housekeeper's (10 ms), for 1.1 s.
+    assert 16 <= seen.connections_opened - 2 <= 22
 
 
 def check_tls_is_spoken_and_a_session_taken_up_again() -> None:

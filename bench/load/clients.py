@@ -135,6 +135,8 @@ def open_pool(cell: Cell, access: Access, address: tuple[str, int] | None) -> Po
         max_uses=cell.max_uses,
         max_lifetime=cell.max_lifetime_s,
         lifetime_jitter=0.0,  # a cell's connections are all as old as it says
+        # Or a pool that is seldom empty would shrink to the few that it needs.
+        min_idle=cell.pool_size if cell.max_lifetime_s and cell.opening == "prefilled" else 0,
         protocol=cell.resp,
         **options,
     )
