@@ -469,7 +469,7 @@ def _trips_said(known: pd.DataFrame) -> str:
         if way.tls == "none" or way.client in KEEPS_CONTEXT  # else its own work scatters by more
         if not math.isnan(trips := round_trips(known, way))
     ]
-    return f"Round trips until the first reply: {', '.join(said)}. " if said else ""
+    return f"Round trips until the first reply: {'; '.join(said)}. " if said else ""
 
 
 def _tls_said(known: pd.DataFrame) -> str:

@@ -31,11 +31,11 @@ from bench.analysis.replicates import (
     replicates_in,
 )
 from bench.analysis.sentences import as_factor, counted, why_undecided
-from bench.analysis.statistics import Equivalence, equivalence, log_t_interval
+from bench.analysis.statistics import Equivalence, differs, equivalence, log_t_interval
 from bench.figures.axes import linear_axis, log_axis
 from bench.figures.intervals import draw_intervals
 from bench.figures.sheet import footnote, new_figure, panel_title
-from bench.figures.style import INK, MUTED, Style, marker, pool_style
+from bench.figures.style import GROUND, INK, MUTED, Style, marker, pool_style
 from bench.figures.units import digits, si
 from bench.model import (
     Arrivals,
@@ -137,10 +137,14 @@ def split(known: pd.DataFrame, mode: Mode, connections: int) -> pd.DataFrame:
     return known[own & known["valid"].astype(bool)]
 
 
-def against_one(known: pd.DataFrame, mode: Mode, connections: int, side: str) -> Equivalence:
+def against_one(known: pd.DataFrame, mode: Mode, connections: int, side: str) -> list[float]:
     """CPU per command of so many connections ÷ that of one, at the same rate, paired in blocks."""
     many, one = (split(known, mode, each) for each in (connections, 1))
-    return equivalence(paired_ratios(many, one, SIDES[side]), MARGIN)
+    return paired_ratios(many, one, SIDES[side])
+
+
+def _interval(known: pd.DataFrame, mode: Mode, connections: int, side: str) -> Estimate:
+    return log_t_interval(against_one(known, mode, connections, side), unit="×")
 
 
 def setup_cpu_s(known: pd.DataFrame, connections: int) -> Estimate:
@@ -231,13 +235,8 @@ def _rate_said(rate: Estimate) -> str:
 
 
 def _c2(known: pd.DataFrame, mode: Mode) -> Verdict:
-    found = {n: against_one(known, mode, n, "both") for n in SPLITS[1:]}
-    intervals = {
-        f"{n} ÷ 1": log_t_interval(
-            paired_ratios(split(known, mode, n), split(known, mode, 1), SIDES["both"]), unit="×"
-        )
-        for n in SPLITS[1:]
-    }
+    found = {n: equivalence(against_one(known, mode, n, "both"), MARGIN) for n in SPLITS[1:]}
+    intervals = {f"{n} ÷ 1": _interval(known, mode, n, "both") for n in SPLITS[1:]}
     used = pd.concat([split(known, mode, n) for n in SPLITS])
     estimates: dict[str, Estimate] = dict(intervals)
     reason = _ratios_said(intervals, found)
@@ -356,11 +355,6 @@ def _split_finding(known: pd.DataFrame) -> str:
     return f"CPU per command over {SPLITS[-1]} connections ÷ over one, {si(RATE_QPS, '/s')}: {told}"
 
 
-def _interval(known: pd.DataFrame, mode: Mode, connections: int, side: str) -> Estimate:
-    many, one = (split(known, mode, each) for each in (connections, 1))
-    return log_t_interval(paired_ratios(many, one, SIDES[side]), unit="×")
-
-
 # Figures
 
 FILLED = {"client": False, "server": True}
@@ -471,7 +465,8 @@ def _draw_bar(axes: Axes, place: int, own: pd.DataFrame, style: Style) -> None:
     axes.barh(place, client, 0.6, color=style.colour, lw=0)
     axes.barh(place, server, 0.6, left=client, color=style.colour, hatch="///",
               edgecolor="white", lw=0)  # fmt: skip
-    axes.plot(own["both_us"], [place] * len(own), ".", color=INK, markersize=4)
+    axes.plot(own["both_us"], [place] * len(own), "o", color=INK, markersize=4,
+              markeredgecolor=GROUND, markeredgewidth=0.7)  # fmt: skip
 
 
 # Prose
@@ -519,17 +514,28 @@ def _split_prose(known: pd.DataFrame) -> str:
     return (
         "The same commands at the same rate; connections take turns, so that each has its share. "
         f"Reopened, they were opened {', '.join(opened) or 'not at all'}. "
-        f"{_ratios_told(known)}{_setup_said(known, setups).removeprefix('; ')} "
+        f"{_ratios_told(known)}{_openings_told(known, setups)}"
         f"Fewer than {REPLICATES_NEEDED} replicates say nothing; there are "
         f"{replicates_in(known[known['valid'].astype(bool)])}."
     )
 
 
+def _openings_told(known: pd.DataFrame, setups: dict[int, Estimate]) -> str:
+    said = _setup_said(known, setups).removeprefix("; ")
+    return f"{said}. " if said else ""
+
+
 def _ratios_told(known: pd.DataFrame) -> str:
-    said = []
-    for mode, n in product((STEADY, REOPENED), SPLITS[1:]):
-        each = against_one(known, mode, n, "both")
-        if is_known(each.ratio):
-            same = "the same within the margin" if each.equivalent else "not shown to be the same"
-            said.append(f"{n} {mode}: {same}, {each.detectable:.0%} would have been seen")
-    return f"{'; '.join(said)}. " if said else ""
+    said = [
+        f"{n} {mode}: {_likeness(each, _interval(known, mode, n, 'both'))}"
+        for mode, n in product((STEADY, REOPENED), SPLITS[1:])
+        if is_known((each := equivalence(against_one(known, mode, n, "both"), MARGIN)).ratio)
+    ]
+    return f"Against one connection, {'; '.join(said)}. " if said else ""
+
+
+def _likeness(each: Equivalence, ratio: Estimate) -> str:
+    if differs(ratio):
+        return f"{'more' if ratio.low > 1 else 'less'} beyond doubt"
+    same = "the same within the margin" if each.equivalent else "neither more nor the same is shown"
+    return f"{same}, {each.detectable:.0%} would have been seen"

@@ -488,8 +488,8 @@ def _draw_neighbours(known: pd.DataFrame, store: Store, title: str) -> Figure:
              for via, arm in product(WAYS, (EQUAL, BURSTING))]  # fmt: skip
     bursts.set_yticks(range(len(names)), names)
     bursts.set_ylim(len(names) - 0.4, -0.6)
-    bursts.margins(x=0.1)
     linear_axis(bursts.xaxis, "s", "mean latency of the worker that does not burst")
+    bursts.set_xlim(right=1.06 * bursts.get_xlim()[1])
     for place, (via, worker) in enumerate(product(POOLERS, range(PAIR))):
         told = outages(known, store, via)
         look: dict[str, Any] = {"linestyle": "", **marker(VIAS[via])}
