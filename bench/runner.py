@@ -164,7 +164,7 @@ def _run_block(
     settings: Settings, block: Block, cells: list[Cell], store: Store, watcher: Watcher
 ) -> None:
     with ExitStack() as stack:
-        log = stack.enter_context((Path(store.folder) / "workers.log").open("ab"))
+        log = stack.enter_context((Path(store.folder) / "workers.log").open("ab+"))
         sides = {
             number: _Side(stack, settings, [cell for cell in cells if cell.side == number], log)
             for number in sorted({cell.side for cell in cells})

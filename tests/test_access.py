@@ -18,7 +18,7 @@ from bench.rig import lacking as lacking_module
 from bench.rig.access import Access
 from bench.rig.certificates import Certificates
 from bench.rig.lacking import lacking, redundant
-from bench.rig.proxies import Twemproxy, missing
+from bench.rig.proxies import Twemproxy, _free_port, missing
 from bench.rig.server import (
     PREFLIGHT_TIMEOUT_S,
     Server,
@@ -176,9 +176,9 @@ def test_an_expired_certificate() -> None:
         Certificates(expires_at=past) as old,
         open_server(None, max_connections=10, certificates=old) as server,
     ):
-        assert "expired" in refused(
-            secured_url(server.tls_port, query=f"?ssl_ca_certs={old.ca_file}")
-        )
+        said = refused(secured_url(server.tls_port, query=f"?ssl_ca_certs={old.ca_file}"))
+        assert "expired" in said
+        assert "renewed" in said
 
 
 @needs_tls
@@ -189,6 +189,10 @@ def test_a_certificate_for_another_host() -> None:
     ):
         said = refused(secured_url(server.tls_port, query=f"?ssl_ca_certs={others.ca_file}"))
         assert "IP address mismatch" in said or "Hostname mismatch" in said
+        assert "ssl_check_hostname=no" in said
+        query = f"?ssl_ca_certs={others.ca_file}&ssl_check_hostname=no"
+        with open_server(secured_url(server.tls_port, query=query), max_connections=1) as opened:
+            assert opened.snapshot().connected_clients >= 1
 
 
 @needs_tls
@@ -201,10 +205,57 @@ def test_a_file_that_is_no_authority(server: Server, tmp_path: Path, content: by
     assert "ssl_ca_certs" in said
 
 
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("ssl_ca_certs={folder}", "?ssl_ca_certs names no file of certificates"),
+        ("ssl_ca_path={folder}/none", "?ssl_ca_path names no folder"),
+        ("ssl_keyfile={key}", "?ssl_keyfile goes with ?ssl_certfile"),
+        ("ssl_certfile={certificate}", "that belong together"),
+        ("ssl_certfile={certificate}&ssl_keyfile={folder}/none", "that belong together"),
+        ("ssl_certfile={certificate}&ssl_keyfile={foreign}", "that belong together"),
+        ("ssl_cert_reqs=perhaps", "?ssl_cert_reqs is one of none, optional, required"),
+        ("ssl_ciphers=none-such", "?ssl_ciphers names none"),
+        ("ssl_bogus=1", "ssl_bogus cannot be set after '?'"),
+    ],
+)
+def test_what_the_url_says_of_tls_is_looked_at_first(
+    certificates: Certificates, tmp_path: Path, query: str, told: str
+) -> None:
+    with Certificates() as others:
+        known = {
+            "folder": tmp_path,
+            "certificate": certificates.cert_file,
+            "key": certificates.key_file,
+            "foreign": others.key_file,
+        }
+        assert told in refused(f"rediss://127.0.0.1:1/0?{query.format(**known)}")
+
+
+@needs_tls
+def test_a_server_that_asks_for_the_clients_certificate(certificates: Certificates) -> None:
+    port = _free_port()
+    options = {
+        "tls-port": str(port),
+        "tls-cert-file": certificates.cert_file,
+        "tls-key-file": certificates.key_file,
+        "tls-ca-cert-file": certificates.ca_file,
+        "tls-auth-clients": "yes",
+    }
+    query = f"?ssl_ca_certs={certificates.ca_file}"
+    with open_server(None, max_connections=10, options=options):
+        assert "name one with ?ssl_certfile=FILE" in refused(secured_url(port, query=query))
+        query += f"&ssl_certfile={certificates.cert_file}&ssl_keyfile={certificates.key_file}"
+        with open_server(secured_url(port, query=query), max_connections=10) as opened:
+            assert opened.snapshot().connected_clients >= 1
+
+
 def test_tls_to_a_plain_port_and_plain_to_a_tls_port(server: Server) -> None:
     assert "speaks Redis without TLS" in refused(secured_url(server.port))
     if server.tls_port is not None:
         assert "expects TLS" in refused(f"redis://127.0.0.1:{server.tls_port}/0")
+        said = refused(f"redis://127.0.0.1:{server.tls_port}/0?ssl_cert_reqs=none")
+        assert "write rediss://" in said
 
 
 def test_a_wrong_password_a_missing_one_and_an_unknown_user(server: Server) -> None:
@@ -258,6 +309,7 @@ def test_what_only_a_server_of_our_own_gives_is_left_out_elsewhere() -> None:
         Cell("x", 1, 1, via="envoy"),
         Cell("x", 1, 1, database=1),
         Cell("x", 1, 1, stop_s=0.1),
+        Cell("x", 1, 1, client="glide"),
     ):
         found = lacking(cell, owned=False)
         assert found is not None

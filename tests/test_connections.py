@@ -31,14 +31,14 @@ OWN = {"opening": "lazy", "max_uses": 1, "measure_s": 0.2, "warmup_s": 0.05}
 TIMED: dict[str, Any] = {**OWN, "time_phases": True}
 
 
-def measured(*cells: Cell) -> list[Observation]:
+def measured(*cells: Cell, url: str | None = None) -> list[Observation]:
     from bench.load.measure import measure
     from bench.rig.rig import Rig
 
     workers, users = (max(getattr(c, name) for c in cells) for name in ("workers", "concurrency"))
     with (
         tempfile.TemporaryFile() as log,
-        Rig(Settings(), list(cells)) as rig,
+        Rig(Settings(url=url), list(cells)) as rig,
         swarm_module.Swarm(workers, users * workers, rig.access, log) as swarm,
     ):
         return [measure(rig, swarm, cell) for cell in cells]
@@ -127,6 +127,32 @@ def check_tls_is_spoken_and_a_session_taken_up_again() -> None:
         assert seen.operations > 10
         if seen.cell.time_phases:
             assert phases(seen)["tls"] > phases(seen)["connect"]
+
+
+def check_tls_is_spoken_as_the_url_says() -> None:
+    """By every client: with a certificate of its own where the server asks for one, and never in
+    plain text where no authority is named."""
+    from bench.rig.certificates import Certificates
+    from bench.rig.proxies import _free_port
+    from bench.rig.server import open_server
+
+    port = _free_port()
+    with Certificates() as files:
+        options = {
+            "tls-port": str(port), "tls-cert-file": files.cert_file, "tls-auth-clients": "yes",
+            "tls-key-file": files.key_file, "tls-ca-cert-file": files.ca_file,
+        }  # fmt: skip
+        own = f"ssl_certfile={files.cert_file}&ssl_keyfile={files.key_file}"
+        cells = [Cell("x", 2, 2, client=client, resp=3 if client == "redis-py" else 2,  # type: ignore[arg-type]
+                      rtt_s=rtt_s, measure_s=0.2)
+                 for client, rtt_s in (("bare", 0.0), ("lean", 0.001), ("tuned", 0.0),
+                                       ("redis-py", 0.0))]  # fmt: skip
+        with open_server(None, max_connections=50, options=options):
+            for trusted in (f"ssl_ca_certs={files.ca_file}", "ssl_cert_reqs=none"):
+                url = f"rediss://localhost:{port}/0?{own}&{trusted}"
+                for seen in measured(*cells, url=url):
+                    assert seen.operations > 10, (seen.cell.client, trusted)
+                    assert sound(seen), (seen.cell.client, seen.invalid_reasons)
 
 
 def check_a_session_spares_the_servers_signature() -> None:
@@ -236,6 +262,7 @@ def check_a_restart_of_the_pooler_fails_requests_and_ends() -> None:
 CHECKS = sorted(name for name in dict(globals()) if name.startswith("check_"))
 NEEDS = {
     "check_ports_run_out_and_that_is_said": _no_port_range,
+    "check_tls_is_spoken_as_the_url_says": lambda: "" if speaks_tls() else "a server without TLS",
 }
 
 

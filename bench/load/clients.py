@@ -21,12 +21,19 @@ from redis.connection import Connection
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from bench.load.connections import BareConnection, KeptContext, LeanConnection, LeanTLSConnection
+from bench.load.connections import (
+    BareConnection,
+    KeptContext,
+    KeptTLS,
+    LeanConnection,
+    LeanTLSConnection,
+)
 from bench.load.phases import Phases, TimedSession, timed, watch_lookups
 from bench.load.pool import AcquireTimeout, Pool, TooManyWaiting
 from bench.model import Cell
 from bench.rig.access import Access
-from bench.rig.server import TLSConnection, connection_settings
+from bench.rig.server import connection_settings
+from bench.rig.tls import TLSConnection
 
 # redis-py gives each parser a 64 KiB buffer: 5,000 connections would hold 330 MB. The lean path
 # reads with its own calls, so the parser's buffer serves the handshake alone.
@@ -125,6 +132,8 @@ def open_pool(cell: Cell, access: Access, address: tuple[str, int] | None) -> Po
     )
     secure = "connection_class" in options
     options |= _options_of(cell, secure)
+    if secure and cell.client != "redis-py":  # which makes a context for each connection
+        options["kept"] = KeptTLS(options, resumes=cell.tls == "resumed")
     if not secure and cell.client in ("lean", "bare"):
         options["host"] = _numeric(options["host"], options.get("port", 6379))
     return Pool(
@@ -152,8 +161,6 @@ def _options_of(cell: Cell, secure: bool) -> dict[str, Any]:
         }
     if cell.client == "lean":
         options["socket_read_size"] = HANDSHAKE_BUFFER_BYTES
-    if cell.tls == "resumed":
-        options["resume_session"] = True
     if cell.database:
         options["db"] = cell.database
     if cell.local_ports:

@@ -11,9 +11,8 @@ from __future__ import annotations
 import errno
 import functools
 import socket
-import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter as clock
 from typing import Any
@@ -25,7 +24,7 @@ from redis.connection import Connection
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
 from bench.load.phases import CLIENT, CONNECT, TLS, Phases, phase_of
-from bench.rig.server import TLSConnection
+from bench.rig.tls import TLSConnection, tls_context
 
 # One buffer for all connections of the process: what is read is fed to a parser before anybody
 # else can run. A fresh bytes object per read took up to a quarter of a request's time (profiled).
@@ -161,20 +160,43 @@ def _send_rest(raw: Any, rest: bytes, resume: Resume) -> None:
         writable.close()
 
 
-class KeptContext(TLSConnection):
-    """TLS with a context that is made once, and, with `resume_session`, the session of an earlier
-    connection to the same server, whose full handshake so is spared."""
+class KeptTLS:
+    """What a pool's connections share: a context made once, of `settings` as a redis-py connection
+    has them, and, where it `resumes`, the session of an earlier connection, whose full handshake so
+    is spared."""
 
-    def __init__(self, *, resume_session: bool = False, **settings: Any) -> None:
+    def __init__(self, settings: Mapping[str, Any], *, resumes: bool) -> None:
+        self._context = tls_context(settings)
+        self._server_name = settings["server_name"]
+        self._resumes = resumes
+        self._session: Any = None
+
+    def secured(self, sock: Any) -> Any:
+        """The socket with TLS on it, its handshake done; blocks for that."""
+        return self._context.wrap_socket(
+            sock, server_hostname=self._server_name, session=self._session
+        )
+
+    def is_closing(self, sock: Any) -> None:
+        """TLS 1.3 hands tickets out after the handshake: they are there once something was read.
+        One serves for all: to take one out costs 0.6 ms."""
+        if self._resumes and self._session is None:
+            self._session = sock.session
+
+
+class KeptContext(TLSConnection):
+    """TLS by a context and a session that outlive the connection."""
+
+    def __init__(self, *, kept: KeptTLS, **settings: Any) -> None:
         super().__init__(**settings)
-        self._resumes = resume_session
+        self._kept = kept
 
     def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-        return _secured(sock, self._server_name, self.ca_certs, self._resumes)
+        return self._kept.secured(sock)
 
     def disconnect(self, *args: Any, **kwargs: Any) -> None:
-        if self._resumes and self._sock is not None:
-            _keep_session(self._sock, self._server_name)
+        if self._sock is not None:
+            self._kept.is_closing(self._sock)
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -198,26 +220,6 @@ def _refusal_or_last(replies: list[Any]) -> Any:
     return next(refused, replies[-1])
 
 
-_contexts: dict[str | None, ssl.SSLContext] = {}
-_sessions: dict[str, Any] = {}
-
-
-def _secured(sock: Any, server_name: str, ca_file: str | None, resumes: bool) -> Any:
-    """The socket with TLS on it, its handshake done; blocks for that."""
-    context = _contexts.get(ca_file)
-    if context is None:
-        context = _contexts[ca_file] = ssl.create_default_context(cafile=ca_file)
-    session = _sessions.get(server_name) if resumes else None
-    return context.wrap_socket(sock, server_hostname=server_name, session=session)
-
-
-def _keep_session(sock: Any, server_name: str) -> None:
-    """TLS 1.3 hands tickets out after the handshake: they are there once something was read. One
-    serves for all: to take one out costs 0.6 ms."""
-    if server_name not in _sessions and (session := sock.session) is not None:
-        _sessions[server_name] = session
-
-
 class BareConnection:
     """The least a connection can be: a socket, TLS and AUTH where they are asked for.
 
@@ -232,9 +234,7 @@ class BareConnection:
         port: int,
         username: str | None = None,
         password: str | None = None,
-        ssl_ca_certs: str | None = None,
-        server_name: str = "",
-        resume_session: bool = False,
+        kept: KeptTLS | None = None,
         local_ports: int = 0,
         socket_timeout: float | None = None,
         phases: Phases | None = None,
@@ -244,7 +244,7 @@ class BareConnection:
             phases.begin()
         self._at = (host, port)
         self._login = (username, password)
-        self._ca_file, self._server_name, self._resumes = ssl_ca_certs, server_name, resume_session
+        self._kept = kept
         self._local_ports = local_ports
         self._timeout_s = socket_timeout
         self._phases = phases
@@ -270,12 +270,12 @@ class BareConnection:
             self._sock = self._connected()
             self._reader = hiredis.Reader()
             self._note(CONNECT, began)
-            if self._ca_file is not None:
-                self._secure()
+            if self._kept is not None:
+                self._secure(self._kept)
             if self._login[1] is not None:
                 self._authenticate(*filter(None, self._login))
             began = clock()
-            if self._ca_file is None:
+            if self._kept is None:
                 self._readable, self.exchange = _shorter_way(self)  # type: ignore[method-assign]
             self._note(CLIENT, began)
         except OSError as error:
@@ -309,9 +309,9 @@ class BareConnection:
             raise
         return _refusal_or_last(replies)
 
-    def _secure(self) -> None:
+    def _secure(self, kept: KeptTLS) -> None:
         began = clock()
-        self._sock = _secured(self._sock, self._server_name, self._ca_file, self._resumes)
+        self._sock = kept.secured(self._sock)
         self._note(TLS, began)
 
     def _authenticate(self, *login: Any) -> None:
@@ -336,8 +336,8 @@ class BareConnection:
         if self._sock is None:
             return
         began = clock()
-        if self._resumes:
-            _keep_session(self._sock, self._server_name)
+        if self._kept is not None:
+            self._kept.is_closing(self._sock)
         if self._readable is not None:
             _end_watching(self)
         self._sock.close()

@@ -15,7 +15,8 @@ from bench.load.threaded import DRAIN_TIMEOUT_S, as_told
 from bench.model import ApparatusLost, BenchError, Cell
 from bench.rig.access import Access
 from bench.rig.host import Companion
-from bench.rig.server import TLSConnection, connection_settings
+from bench.rig.server import connection_settings
+from bench.rig.tls import TLSConnection
 
 FOR_EVER_S = 1e6  # what a cell may take is known only when it is asked for: `_gather` keeps time
 

@@ -25,7 +25,7 @@ from bench.load.agent import DRAIN_TIMEOUT_S, VirtualUser
 from bench.load.worker import worker_command
 from bench.model import ApparatusLost, BenchError, Cell
 from bench.rig.access import Access
-from bench.rig.host import end, spawn
+from bench.rig.host import end, last_lines, spawn
 
 HELLO_TIMEOUT_S = 30.0
 PREPARE_TIMEOUT_S = 60.0
@@ -140,7 +140,7 @@ class Swarm:
     def loss(self, silent: int) -> ApparatusLost:
         """What to raise for a worker that has ended; where none has, for `silent` ones that did not
         answer in time."""
-        what = f"{silent} of {self._count} workers did not answer in time; see the worker log"
+        what = f"{silent} of {self._count} workers did not answer in time{self._last_said()}"
         for index, process in enumerate(self._processes):
             if process.poll() is not None:
                 how = _ending(process.returncode)
@@ -198,8 +198,12 @@ class Swarm:
         while not self._answers[tag].wait(timeout=0.1):
             self.check()
             if clock() > deadline:
-                raise ApparatusLost(f"a worker did not answer “{tag}” in time; see the worker log")
+                raise ApparatusLost(f"a worker did not answer “{tag}” in time{self._last_said()}")
         return self._answer(tag)
+
+    def _last_said(self) -> str:
+        said = last_lines(self._log)
+        return f"; the workers' log ends: {said}" if said else ""
 
     def _answer(self, tag: str) -> dict[str, Any]:
         result: dict[str, Any] = self._answers.pop(tag).get()

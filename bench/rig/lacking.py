@@ -9,6 +9,9 @@ from bench.model import Cell
 from bench.rig import host, proxies
 
 NOT_OURS = "REDIS_URL names the server: only one of our own is changed for it"
+GLIDE_NOT_OURS = (
+    "REDIS_URL names the server: with TLS it would check the certificate against the link's address"
+)
 PORT_RANGES_SINCE = (6, 3)  # of Linux: a socket may choose among some ports only
 
 
@@ -32,6 +35,8 @@ def _lacks(cell: Cell, owned: bool) -> list[tuple[str, str]]:
     special = _special(cell)
     if special and not owned:
         return [(special, NOT_OURS)]
+    if cell.client == "glide" and not owned:
+        return [("the client glide", GLIDE_NOT_OURS)]
     why = [
         (f"via {cell.via}", proxies.missing(cell.via))
         if cell.via in ("envoy", "twemproxy")

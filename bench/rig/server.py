@@ -35,6 +35,8 @@ from bench.model import ApparatusLost, Auth, PreflightError, Workload
 from bench.rig import host
 from bench.rig.access import Login
 from bench.rig.certificates import Certificates
+from bench.rig.tls import PARAMETERS as TLS_PARAMETERS
+from bench.rig.tls import TLSConnection, distrust, tls_context
 
 KEY_PREFIX = "bench:"
 HEADROOM = 64  # connections besides the plan's: ours, and a person who looks with redis-cli
@@ -604,9 +606,13 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
     try:
         settings = _settings(url)
         tls = settings.pop("connection_class", None) is SSLConnection
+        if tls:
+            tls_context(settings)
         settings |= {"protocol": 2, "ssl": tls}
         settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
+    except PreflightError as wrong:
+        raise PreflightError(f"REDIS_URL for {_shown(url)}: {wrong}") from None
     except (ValueError, TypeError) as failure:
         raise PreflightError(
             f"REDIS_URL for {_shown(url)}: the part after '?' is not understood ({failure})"
@@ -616,12 +622,16 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 def _check_parameters(url: str) -> None:
     """Raises PreflightError for what would reach, and break, the workers' pools alone."""
     shown, parts = _shown(url), urlsplit(url)
+    allowed = PARAMETERS if parts.scheme == "redis" else (*PARAMETERS, *TLS_PARAMETERS)
     for name, (value, *_) in parse_qs(parts.query).items():
-        if name not in PARAMETERS and not (parts.scheme == "rediss" and name.startswith("ssl_")):
+        if name in TLS_PARAMETERS and parts.scheme == "redis":
+            raise PreflightError(
+                f"REDIS_URL for {shown}: {name} is for TLS; write rediss:// instead of redis://"
+            )
+        if name not in allowed:
             raise PreflightError(
                 f"REDIS_URL for {shown}: {name} cannot be set after '?': the suite sets pools and "
-                f"protocol itself; leave it out (allowed: {', '.join(PARAMETERS)}; "
-                "with rediss:// also ssl_…)"
+                f"protocol itself; leave it out (allowed: {', '.join(allowed)})"
             )
         if name in TIMEOUTS and not _is_timeout(value):
             raise PreflightError(f"REDIS_URL for {shown}: {name} must be more than 0 seconds")
@@ -632,21 +642,6 @@ def _is_timeout(text: str) -> bool:
         return 0 < float(text) <= threading.TIMEOUT_MAX
     except ValueError:
         return False
-
-
-class TLSConnection(SSLConnection):
-    """Checks the certificate against `server_name`: by a link, `host` is the link's address."""
-
-    def __init__(self, *, server_name: str, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._server_name = server_name
-
-    def _wrap_socket_with_ssl(self, sock: Any) -> Any:
-        dialled, self.host = self.host, self._server_name
-        try:
-            return super()._wrap_socket_with_ssl(sock)  # type: ignore[no-untyped-call]
-        finally:
-            self.host = dialled
 
 
 def connection_settings(
@@ -718,12 +713,7 @@ def _diagnosis(url: str, failure: redis.RedisError) -> str:
         return "nothing listens there; start it, or correct host and port in REDIS_URL"
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate is not trusted ({cause.verify_message}); "
-                "name its authority with ?ssl_ca_certs=FILE in REDIS_URL"
-            )
-        if isinstance(cause, FileNotFoundError) or "[X509" in str(cause):
-            return "?ssl_ca_certs in REDIS_URL names no file of certificates; correct its path"
+            return distrust(cause, _settings(url))
     return _protocol_diagnosis(url, text)
 
 
@@ -742,6 +732,11 @@ def _protocol_diagnosis(url: str, text: str) -> str:
     if urlsplit(url).scheme == "rediss":
         if _first_bytes(host_name, port, b"PING\r\n")[:1] in (b"+", b"-"):
             return "it speaks Redis without TLS; write redis:// instead of rediss://"
+        if _speaks_tls(host_name, port):
+            return (
+                f"it ends the TLS handshake ({text}); where it asks for a certificate of its "
+                "clients, name one with ?ssl_certfile=FILE&ssl_keyfile=FILE"
+            )
     elif _speaks_tls(host_name, port):
         return "it expects TLS; write rediss:// instead of redis://"
     return f"it does not answer as a Redis does ({text}); is it the right port?"
