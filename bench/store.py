@@ -605,9 +605,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         mend = (
-            "free some space, then resume the run"
+            "free some space, then run again; where cells were kept, resume the run"
             if error.errno in full
-            else "use a folder you may write to (--results, or a copy of the run)"
+            else "use a folder you may write to (--results; of a run that is there, a copy)"
         )
         raise PreflightError(f"{path} cannot be written ({error.strerror}): {mend}") from error
 

@@ -325,6 +325,29 @@ def test_what_is_not_installed_is_left_out_and_named(monkeypatch: pytest.MonkeyP
     assert lacking(Cell("x", 1, 1, local_ports=10), owned=True) is not None
 
 
+def test_a_client_that_is_there_and_broken_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "glide_sync.py").write_text("")
+    said = subprocess.run(
+        [sys.executable, "-c", "from bench.rig.lacking import no_glide; print(no_glide())"],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(tmp_path)},
+    ).stdout
+    assert "valkey-glide-sync is not installed" in said
+
+
+def test_a_pooler_that_is_there_and_broken_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.rig import proxies
+
+    broken = tmp_path / "nutcracker"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert proxies._nutcracker.__wrapped__() is None
+
+
 def test_tls_ends_in_envoy_where_the_server_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     secured, front = Cell("x", 1, 1, tls="full"), Cell("x", 1, 1, via="front")
     monkeypatch.setattr(lacking_module, "_speaks_tls", lambda: True)

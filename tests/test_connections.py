@@ -129,6 +129,19 @@ def check_tls_is_spoken_and_a_session_taken_up_again() -> None:
             assert phases(seen)["tls"] > phases(seen)["connect"]
 
 
+def check_the_urls_database_is_every_clients() -> None:
+    import redis
+
+    elsewhere, (server, _) = Workload(keys=10, get_share=0.5), URL.rsplit("/", 1)
+    for client, resp in (("bare", 2), ("lean", 3), ("tuned", 2), ("redis-py", 3)):
+        cell = Cell("x", 2, 2, client=client, resp=resp, workload=elsewhere, measure_s=0.1)  # type: ignore[arg-type]
+        (seen,) = measured(cell, url=f"{server}/5")
+        assert seen.errors == 0
+        assert seen.operations > 10
+        assert redis.Redis.from_url(URL).dbsize() == 0, client
+        assert redis.Redis.from_url(f"{server}/5").dbsize() == 0, "what the suite set it takes away"
+
+
 def check_tls_is_spoken_as_the_url_says() -> None:
     """By every client: with a certificate of its own where the server asks for one, and never in
     plain text where no authority is named."""

@@ -624,6 +624,17 @@ def test_prefill_fails_with_the_first_cause_and_leaks_nothing(pool_of, redis_ser
     assert drained(pool)
 
 
+def test_prefill_ends_where_connections_grow_old_sooner_than_all_are_open(pool_of):
+    class Slow(Connection):
+        def connect(self) -> None:
+            time.sleep(0.03)
+            super().connect()
+
+    pool = pool_of(5, connection_class=Slow, max_lifetime=0.02, lifetime_jitter=0)
+    in_thread(lambda: pool.prefill(parallel=1)).result(PATIENCE_S)
+    assert pool.stats().created >= 5
+
+
 def test_prefill_serves_those_in_line(pool_of):
     kind = gated()
     pool = pool_of(1, connection_class=kind)

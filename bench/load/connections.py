@@ -24,6 +24,7 @@ from redis.connection import Connection
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
 from bench.load.phases import CLIENT, CONNECT, TLS, Phases, phase_of
+from bench.rig.server import NO_PORT
 from bench.rig.tls import TLSConnection, tls_context
 
 # One buffer for all connections of the process: what is read is fed to a parser before anybody
@@ -221,7 +222,7 @@ def _refusal_or_last(replies: list[Any]) -> Any:
 
 
 class BareConnection:
-    """The least a connection can be: a socket, TLS and AUTH where they are asked for.
+    """The least a connection can be: a socket; TLS, AUTH and SELECT where they are asked for.
 
     It is no redis-py connection, and offers what `Pool` asks of one. `local_ports`: as `Cell` has
     it. With `phases` its opening is noted there, phase by phase.
@@ -234,6 +235,7 @@ class BareConnection:
         port: int,
         username: str | None = None,
         password: str | None = None,
+        db: int = 0,
         kept: KeptTLS | None = None,
         local_ports: int = 0,
         socket_timeout: float | None = None,
@@ -244,6 +246,7 @@ class BareConnection:
             phases.begin()
         self._at = (host, port)
         self._login = (username, password)
+        self._database = db
         self._kept = kept
         self._local_ports = local_ports
         self._timeout_s = socket_timeout
@@ -273,7 +276,9 @@ class BareConnection:
             if self._kept is not None:
                 self._secure(self._kept)
             if self._login[1] is not None:
-                self._authenticate(*filter(None, self._login))
+                self._tell("AUTH", *filter(None, self._login))
+            if self._database:
+                self._tell("SELECT", str(self._database))
             began = clock()
             if self._kept is None:
                 self._readable, self.exchange = _shorter_way(self)  # type: ignore[method-assign]
@@ -314,13 +319,14 @@ class BareConnection:
         self._sock = kept.secured(self._sock)
         self._note(TLS, began)
 
-    def _authenticate(self, *login: Any) -> None:
+    def _tell(self, *words: Any) -> None:
+        """Ask what belongs to the handshake. Raises what redis-py raises where it is refused."""
         began = clock()
-        words = ("AUTH", *login)
         reply = self._asked(hiredis.pack_command(words))
         self._note(phase_of(words), began)
         if isinstance(reply, hiredis.ReplyError):
-            raise AuthenticationError(str(reply))
+            refused = AuthenticationError if words[0] == "AUTH" else ConnectionError
+            raise refused(str(reply))
 
     def _asked(self, packed: bytes) -> Any:
         """The next reply after sending this, by the socket's own blocking calls."""
@@ -365,5 +371,5 @@ def _last_port() -> int:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
-        return "no local port is free: close fewer connections a second, or widen the port range"
+        return NO_PORT
     return error.strerror or str(error)

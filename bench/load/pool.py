@@ -600,8 +600,9 @@ class Pool(BlockingConnectionPool):
     def prefill(self, count: int | None = None, parallel: int = 100) -> None:
         """Open connections until `count` are open (`max_connections` if None); blocks till then.
 
-        At most `parallel` connect at once. The first failure stops it and becomes the cause of
-        the ConnectionError raised; what was opened before stays in the pool, idle.
+        At most `parallel` connect at once, and no more are opened than are lacking: where they grow
+        old sooner than all are open, it ends all the same. The first failure stops it and becomes
+        the cause of the ConnectionError raised; what was opened before stays in the pool, idle.
         """
         count = self.max_connections if count is None else count
         _check_whole("count", count, at_least=0)
@@ -611,9 +612,14 @@ class Pool(BlockingConnectionPool):
         self._checkpid()
         self._start_housekeeper()
         errors: list[BaseException] = []
+        turns = iter(range(count - self._size()))
 
         def work() -> None:
-            while not errors and (place := self._reserve_below(count)):
+            while (
+                not errors
+                and next(turns, None) is not None
+                and (place := self._reserve_below(count))
+            ):
                 try:
                     self._open(place)
                 except BaseException as error:

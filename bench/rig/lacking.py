@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import platform
+import subprocess
+import sys
 
 from bench.model import Cell
 from bench.rig import host, proxies
@@ -68,8 +71,16 @@ def _no_tls() -> str:
 
 def no_glide() -> str:
     """Why valkey-glide cannot be used here; empty where it can."""
-    found = importlib.util.find_spec("glide_sync")
-    return "" if found else "valkey-glide-sync is not installed, or not for this system"
+    return "" if _glide_works() else "valkey-glide-sync is not installed, or not for this system"
+
+
+@functools.cache
+def _glide_works() -> bool:
+    """Tried in a process of its own: it brings a library that is not for every system."""
+    if importlib.util.find_spec("glide_sync") is None:
+        return False
+    tried = [sys.executable, "-c", "from glide_sync import GlideClient"]
+    return subprocess.run(tried, capture_output=True).returncode == 0
 
 
 def _no_port_range() -> str:

