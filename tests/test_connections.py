@@ -129,6 +129,12 @@ def check_tls_is_spoken_and_a_session_taken_up_again() -> None:
             assert phases(seen)["tls"] > phases(seen)["connect"]
 
 
+def check_a_pool_that_reopens_ends_with_its_cell() -> None:
+    again = Cell("x", 30, 2, max_lifetime_s=0.03, measure_s=0.2, client="redis-py")
+    _, after = measured(again, Cell("x", 1, 1, measure_s=0.5))
+    assert after.server_connections_peak < 1 + 20, "the suite's own are a few"
+
+
 def check_the_urls_database_is_every_clients() -> None:
     import redis
 

@@ -123,7 +123,7 @@ class Agent:
     def close_pool(self) -> dict[str, Any]:
         """Close every connection of the last cell's pool."""
         if self._pool is not None:
-            self._pool.disconnect()
+            self._pool.close()  # its housekeeper too, or it would open others in their place
             self._pool, self._pool_identity = None, ()
         return {}
 
