@@ -145,10 +145,10 @@ class Cell:
     server works off what it set aside for a new connection only after some seconds.
 
     `max_uses`: a connection is closed after so many requests (1: a connection per request, then
-    `opening` is lazy); `max_lifetime_s`: and when it is so old; a prefilled pool
-    opens another in its place. `time_phases`: what opening a
-    connection takes is told phase by phase; one user a worker. `local_ports`: its connections may
-    use so many local ports (0: as many as the system grants).
+    `opening` is lazy); `max_lifetime_s`: and when it is so old; a prefilled pool opens another in
+    its place. `time_phases`: what opening a connection takes is told phase by phase; one user a
+    worker. `local_ports`: its connections may use so many local ports (0: as many as the system
+    grants).
 
     `auth`: how connections prove who they are, on a server of our own: not at all, with the default
     user's password, or as an ACL user. `database`: the one they select, where it is not the first
