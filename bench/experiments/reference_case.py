@@ -1215,7 +1215,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
 
 def _row(key: tuple[object, ...], own: pd.DataFrame) -> dict[str, object]:
     known = _valid(own)
-    told = {name: digits(median_of(known, column) * factor)
+    told = {name: _counted_whole(median_of(known, column) * factor)
             for name, (column, factor) in COLUMNS.items()}  # fmt: skip
     boxes = {f"{name} entries": _entries(known, column) for name, column in MIDDLEBOXES.items()}
     return {
@@ -1254,4 +1254,9 @@ def _entries(cells: pd.DataFrame, column: str) -> float | None:
     """Of a middlebox; None where none was on the path."""
     if column not in cells or not cells[column].notna().any():
         return None
-    return digits(median_of(cells, column))
+    return _counted_whole(median_of(cells, column))
+
+
+def _counted_whole(value: float) -> float:
+    """All digits of what is counted in thousands: descriptors, connections."""
+    return float(round(value)) if abs(value) >= 1_000 else digits(value)

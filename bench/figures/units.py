@@ -28,9 +28,8 @@ def si(value: float, unit: Unit) -> str:
 
 
 def digits(value: float) -> float:
-    """Three, which is what the histograms hold and replicates agree in at best; all before the
-    point where there are more."""
-    return float(round(value)) if abs(value) >= 1_000 else float(f"{value:.3g}")
+    """Three, which is what the histograms hold and replicates agree in at best."""
+    return float(f"{value:.3g}")
 
 
 def _three_digits(value: float) -> str:

@@ -89,12 +89,25 @@ def _from_run(folder: Path) -> HoldTimes:
 def _undisturbed(cells: pd.DataFrame) -> pd.DataFrame:
     """Valid cells where a command's time is its own: in a closed loop bound by its users, or else
     in an open loop of steady Poisson arrivals whose pool never ran empty and was never stopped."""
-    valid = cells[cells["valid"]]
+    valid = cells[cells["valid"].astype(bool) & _usual(cells)]
     closed = valid[(valid["loop"] == "closed") & (valid["bound_by"] == "users")]
     if not closed.empty:
         return closed
     steady = (valid["loop"] == "open") & (valid["arrivals"] == "poisson") & (valid["stop_s"] == 0)
     return valid[steady & (valid["bound_by"] == "users") & (valid["pool_empty_share"] == 0)]
+
+
+def _usual(cells: pd.DataFrame) -> pd.Series:
+    """One command at a time, straight to the server, in plain text, by connections that stay. A run
+    of an older version knows of no other."""
+    found = cells["valid"].notna()
+    for name, usual in {"depth": 1, "via": "direct", "tls": "none"}.items():
+        if name in cells:
+            found &= cells[name] == usual
+    for name in ("max_uses", "max_lifetime_s"):
+        if name in cells:
+            found &= cells[name].isna()
+    return found
 
 
 def _plainest(cells: pd.DataFrame) -> pd.DataFrame:
