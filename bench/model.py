@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 Loop = Literal["closed", "open"]
@@ -24,6 +24,26 @@ Profile = Literal["smoke", "standard", "full"]
 BoundBy = Literal["users", "pool", "generator", "link", "server", "machine"]
 Process = Literal["constant", "poisson", "bursty", "spike", "trace"]
 Outcome = Literal["supported", "refuted", "undecided"]
+# What ends an idle connection on its way: nothing, a server left at its defaults, its `timeout`,
+# the link in four manners, a load balancer, or a kernel's firewall.
+Trap = Literal[
+    "none", "redis defaults", "redis timeout", "link fin", "link reset", "link reset on next",
+    "link silence", "envoy", "haproxy", "firewall",
+]  # fmt: skip
+SILENT_TRAPS: tuple[Trap, ...] = ("link silence", "firewall")  # the endpoints are told nothing
+WHOLE_SECONDS: tuple[Trap, ...] = ("redis timeout", "firewall")  # traps that count in these
+# Whose pool a lane has: ours, or one that redis-py brings.
+Maker = Literal["ours", "redis-py", "redis-py blocking", "redis-py asyncio"]
+# What became of a request, or of the first command that it sent. "closed": the reply was the end of
+# the stream; "refused": no connection came about; "no connection": the pool had none to give.
+# The columns of a lane's requests: seconds after the cell's begin, and what became of each.
+LANE_COLUMNS = (
+    "intended_s", "sent_s", "acquired_s", "done_s", "idle_s", "outcome", "first", "commands",
+)  # fmt: skip
+OUTCOMES = (
+    "ok", "ok after retry", "broken pipe", "reset", "closed", "time-out", "refused",
+    "no connection", "other",
+)  # fmt: skip
 
 MOST_WORKERS = 64  # a run may ask for
 LONG_WAIT_S = 0.5e-3  # of the objective: p99 of the wait for a connection is to be no longer
@@ -119,6 +139,54 @@ class Arrivals:
             raise PreflightError("a trace file goes with the process “trace”, and with no other")
 
 
+@dataclass(frozen=True, slots=True)
+class Idling:
+    """A service that sleeps between bursts, while something on the path ends idle connections.
+
+    `lanes` pools of the cell's kind live through it one after the other, each on its own: its
+    connections are opened, a first burst finds them fresh, and then, `cycles` times, nothing is
+    sent for `gap_s` before the next burst. Lanes sleep side by side; no two bursts meet.
+
+    A burst is a `volley` of requests at once and then, up to `requests` in all, poisson arrivals at
+    the cell's offered rate. `trap` ends what was idle for `trap_s`. `scale`: by which factor all
+    times are shorter than those that they stand for, the server's `server_keepalive_s` (its
+    `tcp-keepalive`) included. `apart`: the lanes have a server and a path of their own. Raises
+    PreflightError for a value out of range, or where the trap cannot count so finely.
+    """
+
+    trap: Trap = "none"
+    trap_s: float = 0.0
+    gap_s: float = 1.0
+    cycles: int = 1
+    lanes: int = 1
+    volley: int = 50
+    requests: int = 1_000
+    scale: float = 1.0
+    server_keepalive_s: int = 300
+    apart: bool = False
+
+    def __post_init__(self) -> None:
+        within("gap_s", self.gap_s, 0, 86_400)
+        within("cycles", self.cycles, 1, 1_000)
+        within("lanes", self.lanes, 1, 1_000)
+        within("volley", self.volley, 0, self.requests)
+        within("requests", self.requests, 1, 1_000_000)
+        within("scale", self.scale, 1, 1_000)
+        within("server_keepalive_s", self.server_keepalive_s, 1, 86_400)
+        within("trap_s", self.trap_s, 0 if self.trap in UNTIMED else 0.05, 86_400)
+        if self.trap in WHOLE_SECONDS and self.trap_s != int(self.trap_s):
+            raise PreflightError(
+                f"trap_s is {self.trap_s:g}: {self.trap} counts whole seconds; choose a time scale "
+                "that gives some"
+            )
+
+    @property
+    def limit_s(self) -> float:
+        """How long a connection may be idle; for ever, where there is no trap."""
+        return math.inf if self.trap in UNTIMED else self.trap_s
+
+
+UNTIMED: tuple[Trap, ...] = ("none", "redis defaults")
 LEAST_QPS, MOST_QPS = 0.001, 1_000_000
 
 
@@ -157,6 +225,12 @@ class Cell:
     TLS, where TLS does not end in the server itself; a shared pooler, which is near the clients,
     so that the link lies behind it. `restart_s`: how long the pooler is away, from three tenths of
     the window on.
+
+    `idling`: the cell is lanes that sleep between bursts, in the place of one window. Then, and in
+    it alone: `maker`, whose pool it is; `max_idle_s`, after which a pool closes an idle connection
+    (None: never); `keepalive_s`, after which the client's kernel probes one (None: it does not);
+    `socket_timeout_s` (None: redis-py's own); `retries` of a command, with redis-py's exponential
+    backoff up to `backoff_s`.
 
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
@@ -197,10 +271,22 @@ class Cell:
     keep_requests: bool = False
     staircase: tuple[int, ...] = ()
     quiet: bool = False
+    idling: Idling | None = None
+    maker: Maker = "ours"
+    max_idle_s: float | None = None
+    keepalive_s: int | None = None
+    socket_timeout_s: float | None = None
+    retries: int = 0
+    backoff_s: float = 0.0
     arm: str = ""
 
     def __post_init__(self) -> None:
-        within("pool_size", self.pool_size, 1, 1_000_000)
+        self._check_load()
+        self._check_connections()
+        if self.idling is not None:
+            self._check_timers(self.idling)
+
+    def _check_load(self) -> None:
         within("acquire_timeout_s", self.acquire_timeout_s, 0, 86_400)
         within("measure_s", self.measure_s, 0.01, 86_400)
         within("warmup_s", self.warmup_s, 0, 86_400)
@@ -213,19 +299,34 @@ class Cell:
             raise PreflightError("offered_qps and arrivals go with an open loop, and with no other")
         if self.offered_qps is not None:
             within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
+        if self.time_phases and self.concurrency != self.workers:
+            raise PreflightError("time_phases goes with one user a worker, and with no other")
+        if self.restart_s and self.via not in ("envoy", "twemproxy"):
+            raise PreflightError("restart_s goes with a pooler, and with nothing else")
+
+    def _check_connections(self) -> None:
+        within("pool_size", self.pool_size, 1, 1_000_000)
         within("local_ports", self.local_ports, 0, 60_000)
         within("database", self.database, 0, 15)
         if self.max_uses is not None:
             within("max_uses", self.max_uses, 1, 1_000_000)
         if self.max_lifetime_s is not None:
             within("max_lifetime_s", self.max_lifetime_s, 0.01, 86_400)
-        if self.time_phases and self.concurrency != self.workers:
-            raise PreflightError("time_phases goes with one user a worker, and with no other")
-        if self.restart_s and self.via not in ("envoy", "twemproxy"):
-            raise PreflightError("restart_s goes with a pooler, and with nothing else")
+        within("retries", self.retries, 0, 100)
+        within("backoff_s", self.backoff_s, 0, 60)
+        for name in ("max_idle_s", "keepalive_s", "socket_timeout_s"):
+            if (value := getattr(self, name)) is not None:
+                within(name, value, 1 if name == "keepalive_s" else 0.001, 86_400)
         for size in self.staircase:
             within("staircase", size, 1, self.pool_size)
         within("steps of the staircase", len(self.staircase), 0, self.workers - 1)
+
+    def _check_timers(self, idling: Idling) -> None:
+        """Whole seconds may have put two timers in another order than the times they stand for."""
+        if idling.trap not in UNTIMED and not idling.trap_s < idling.gap_s:
+            raise PreflightError(
+                f"gap_s is {idling.gap_s:g}: the trap would not close before {idling.trap_s:g} s"
+            )
 
     @property
     def id(self) -> str:
@@ -234,15 +335,15 @@ class Cell:
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Cell:
+    def from_dict(cls, told: dict[str, Any]) -> Cell:
         """The cell that `dataclasses.asdict` took apart."""
-        arrivals = fields["arrivals"] and Arrivals(**fields["arrivals"])
         nested = {
-            "workload": Workload(**fields["workload"]),
-            "arrivals": arrivals,
-            "staircase": tuple(fields["staircase"]),
+            "workload": Workload(**told["workload"]),
+            "arrivals": told["arrivals"] and Arrivals(**told["arrivals"]),
+            "idling": told["idling"] and Idling(**told["idling"]),
+            "staircase": tuple(told["staircase"]),
         }
-        return cls(**{**fields, **nested})
+        return cls(**{**told, **nested})
 
     def pool_size_of(self, worker: int) -> int:
         """The pool size of one worker, from 0."""
@@ -381,6 +482,43 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class Burst:
+    """One burst of a lane: `cycle` 0 is the first one, on fresh connections.
+
+    `began_s` after the cell's begin; it took `length_s` to the last reply, after `gap_s` without a
+    request. `outcomes`: requests by what became of them, as `OUTCOMES` has them; `first`: those
+    whose connection was no fresh one, by what became of the first command on it. `overdue`: of
+    these, those whose connection had been idle for longer than the trap allows; `overdue_failed`:
+    and whose first command failed. `opened`, `closed_…`: connections, during the burst, by why. Of
+    the server: CPU and calls during the burst, and the most connections that it had.
+    """
+
+    lane: int
+    cycle: int
+    began_s: float
+    length_s: float
+    gap_s: float
+    requests: int
+    outcomes: tuple[int, ...]
+    first: tuple[int, ...]
+    overdue: int
+    overdue_failed: int
+    opened: int
+    closed_idle: int
+    closed_stale: int
+    closed_error: int
+    latency_p50_s: float
+    latency_p99_s: float
+    latency_max_s: float
+    send_lag_p99_s: float
+    server_cpu_s: float
+    server_operations: int
+    server_pings: int
+    server_connects: int
+    server_connections: int
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """One phase of opening a connection: how often it was seen within the window, and how long it
     took. `p50_s` is None where it was seen too seldom to say."""
@@ -396,7 +534,7 @@ class Observation:
     """What one cell's measurement recorded. Units are in the names; written once, never edited.
 
     `requests`: of each worker, rows (intended, sent, acquired, done) of float64 seconds after the
-    window's begin, where the cell keeps them.
+    window's begin, where the cell keeps them; of lanes, rows as `LANE_COLUMNS` names them.
     """
 
     cell: Cell
@@ -478,10 +616,25 @@ class Observation:
     doubts: str
     pods: tuple[Pod, ...] = ()
     phases: tuple[Phase, ...] = ()
+    bursts: tuple[Burst, ...] = ()
     gates: tuple[Gate, ...] = ()
     series: list[dict[str, Any]] = field(default_factory=list)
     histograms: dict[str, bytes] = field(default_factory=dict)
     requests: list[bytes] = field(default_factory=list)
+
+    @classmethod
+    def partly(cls, cell: Cell, **known: Any) -> Observation:
+        """Of a cell whose kind does not measure all of it: the rest is blank."""
+        optional = {
+            each.name
+            for each in fields(cls)
+            if each.default is not MISSING or each.default_factory is not MISSING
+        }
+        blank = {each.name: None for each in fields(cls) if each.name not in optional}
+        percentiles = Percentiles(None, None, None, None)
+        times = ("latency", "acquire", "acquire_calm", "command", "send_lag")
+        made: dict[str, Any] = {**blank, **dict.fromkeys(times, percentiles), "tls_ends_at": ""}
+        return cls(**{**made, **known, "cell": cell})
 
 
 @dataclass(frozen=True, slots=True)
@@ -522,6 +675,7 @@ class Settings:
     workload: Workload = Workload()
     url: str | None = None
     server_port: int = 0
+    time_scale: float = 30.0
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for a run to be resumed: everything that changes what is measured."""

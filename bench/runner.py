@@ -12,10 +12,12 @@ from typing import IO, Any, Protocol
 from bench.experiments import not_run, plans
 from bench.load.crew import Crew
 from bench.load.measure import measure
+from bench.load.sleepers import asleep_s, measure_asleep
 from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
 from bench.rig.host import FdLimitError, raise_fd_limit
 from bench.rig.rig import OWN_CONNECTIONS, Rig, preflight
+from bench.rig.traps import Traps
 from bench.store import Store
 
 # Pools this large cost seconds to open, so their cells stay together within a block's random order.
@@ -165,6 +167,9 @@ def _run_block(
 ) -> None:
     with ExitStack() as stack:
         log = stack.enter_context((Path(store.folder) / "workers.log").open("ab+"))
+        if cells[0].idling is not None:
+            _run_asleep(stack, settings, block, cells, store, watcher, log)
+            return
         sides = {
             number: _Side(stack, settings, [cell for cell in cells if cell.side == number], log)
             for number in sorted({cell.side for cell in cells})
@@ -187,6 +192,32 @@ def _run_block(
                 if observation.valid:
                     break
             watcher.has(observation, expected_s(cell))
+
+
+def _run_asleep(
+    stack: ExitStack,
+    settings: Settings,
+    block: Block,
+    cells: list[Cell],
+    store: Store,
+    watcher: Watcher,
+    log: IO[bytes],
+) -> None:
+    """Cells that sleep, side by side; those that failed a gate once more, together."""
+    traps = stack.enter_context(Traps(settings, cells))
+    for server in traps.servers():
+        store.note_server(server.flavour, server.version)
+    swarm = stack.enter_context(Swarm(1, 1, traps.access, log))
+    made = {cell.id: len(store.attempts().get((cell.id, block.number), [])) for cell in cells}
+    while cells:
+        made.update({cell.id: made[cell.id] + 1 for cell in cells})
+        found = measure_asleep(
+            traps, swarm, cells, block.number, block.replicate, made, watcher.measures
+        )
+        for observation in found:
+            store.add(observation)
+            watcher.has(observation, expected_s(observation.cell))
+        cells = [each.cell for each in found if not each.valid and made[each.cell.id] < ATTEMPTS]
 
 
 class _Side:
@@ -225,6 +256,8 @@ class _Side:
 
 def expected_s(cell: Cell) -> float:
     """A guess at what a cell takes in all, for the time left."""
+    if cell.idling is not None:
+        return asleep_s(cell)
     measuring = cell.warmup_s + cell.measure_s + 0.1
     if cell.side or cell.opening == "lazy":  # a side keeps its pool open between turns
         return measuring

@@ -29,8 +29,11 @@ import pyarrow.parquet as pq
 from hdrh.histogram import HdrHistogram
 
 from bench.model import (
+    LANE_COLUMNS,
+    OUTCOMES,
     Arrivals,
     Cell,
+    Idling,
     Observation,
     Percentiles,
     PreflightError,
@@ -54,7 +57,8 @@ _WRITTEN = (  # by a run, as patterns
 )  # fmt: skip
 # Fields of Observation that are no plain column.
 _APART = {"cell", "gates", "series", "histograms", "requests"}
-_NESTED = {Workload, Arrivals | None}  # types of a cell's fields whose own fields are the columns
+# Types of a cell's fields whose own fields are the columns.
+_NESTED = {Workload, Arrivals | None, Idling | None}
 _TIMES = ("intended_s", "sent_s", "acquired_s", "done_s")
 _Noun = TypeVar("_Noun", Settings, Workload)
 
@@ -190,7 +194,8 @@ class Store:
 
     def requests(self, cell_id: str, block: int, attempt: int) -> pd.DataFrame:
         """Every request of a cell that keeps them, in the order in which they were intended:
-        worker, and intended_s, sent_s, acquired_s, done_s, in seconds after the window's begin.
+        worker, and intended_s, sent_s, acquired_s, done_s, in seconds after the window's begin; of
+        cells that sleep a lane stands for a worker, and further columns tell what became of each.
 
         Raises PreflightError where the file is missing or damaged.
         """
@@ -341,7 +346,7 @@ def how_to_resume(folder: Path | str) -> str:
 @functools.cache
 def _columns() -> dict[str, pa.DataType]:
     head = {"experiment": str, "cell": str, "block": int, "replicate": int, "attempt": int}
-    varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Workload)
+    varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Idling) | _plain_types(Workload)
     measured = _plain_types(Observation, _APART)
     return {name: _column_type(kind) for name, kind in (head | varied | measured).items()}
 
@@ -394,10 +399,12 @@ def _row(observation: Observation) -> dict[str, Any]:
     row: dict[str, Any] = {**_flat(cell.workload), **_flat(cell)}
     if cell.arrivals is not None:
         row |= {_arrivals_column(name): value for name, value in _flat(cell.arrivals).items()}
+    if cell.idling is not None:
+        row |= _flat(cell.idling)
     row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
     row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}
     row["cell"] = observation.cell.id
-    for name in ("pods", "phases"):
+    for name in ("pods", "phases", "bursts"):
         row[name] = [dataclasses.asdict(each) for each in getattr(observation, name)]
     return {name: _known(value) for name, value in row.items()}
 
@@ -435,14 +442,22 @@ def _series_table(observation: Observation) -> pa.Table:
 
 def _request_table(observation: Observation) -> pa.Table:
     """Times to the microsecond: the clock's finer digits would be most of the file."""
-    parts = [np.frombuffer(rows).reshape(-1, len(_TIMES)) for rows in observation.requests]
+    names = _TIMES if observation.cell.idling is None else LANE_COLUMNS
+    parts = [np.frombuffer(rows).reshape(-1, len(names)) for rows in observation.requests]
     times = np.concatenate(parts).round(6)
     worker = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     order = np.argsort(times[:, 0], kind="stable")
-    columns = {name: times[order, i] for i, name in enumerate(_TIMES)}
+    columns = {name: _request_column(name, times[order, i]) for i, name in enumerate(names)}
     key = {"cell": observation.cell.id, "block": observation.block, "attempt": observation.attempt}
     repeated = {name: [value] * len(times) for name, value in key.items()}
     return pa.table({**repeated, "worker": worker[order], **columns})
+
+
+def _request_column(name: str, values: Any) -> pa.Array:
+    """What became of a request is stored by name; blank where it sent nothing."""
+    if name not in ("outcome", "first"):
+        return pa.array(values, from_pandas=True)
+    return pa.array([OUTCOMES[int(code)] if code >= 0 else None for code in values], pa.string())
 
 
 def without_nan(value: Any) -> Any:

@@ -98,6 +98,7 @@ def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
         "requests": [],
         "pods": (),
         "phases": (),
+        "bursts": (),
         "tls_ends_at": "",
     }
     blank = dict.fromkeys(typing.get_type_hints(Observation), 0)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -21,7 +22,8 @@ import pytest
 import redis
 
 from bench.model import ApparatusLost
-from bench.rig.link import Link, Traffic
+from bench.rig import relay
+from bench.rig.link import IdleEnd, Link, Traffic
 from bench.rig.relay import BACKLOG_LIMIT_BYTES
 from bench.rig.server import Server, open_server
 
@@ -88,9 +90,11 @@ def through(link: Link, rtt_s: float = 0.0) -> socket.socket:
     return socket.create_connection(link.route(rtt_s), timeout=10)
 
 
-def pair(link: Link, target: socket.socket, rtt_s: float = 0.0) -> tuple[socket.socket, Any]:
+def pair(
+    link: Link, target: socket.socket, rtt_s: float = 0.0, **route: Any
+) -> tuple[socket.socket, Any]:
     """Both ends of one connection through the link."""
-    client = through(link, rtt_s)
+    client = socket.create_connection(link.route(rtt_s, **route), timeout=10)
     served, _ = target.accept()
     served.settimeout(10)
     return client, served
@@ -404,3 +408,168 @@ def test_a_killed_link_is_named(redis_server: Server) -> None:
             link.stats()
         with pytest.raises(ApparatusLost, match=r"link .*killed by signal 9"):
             link.check()
+
+
+# Idle ends and faults
+
+IDLE_S = 0.4
+SILENT_S = 0.5  # for so long nothing comes: that is silence
+
+
+def hears_nothing(sock: socket.socket) -> bool:
+    """Neither data nor end nor error, for a while."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    return not poll.poll(SILENT_S * 1000)
+
+
+def idle_pair(link: Link, target: socket.socket, end: IdleEnd) -> tuple[Any, Any]:
+    """Both ends of a connection that was ended for idleness."""
+    client, served = pair(link, target, idle_s=IDLE_S, idle_end=end)
+    client.sendall(b"hello")
+    assert served.recv(64) == b"hello"
+    assert eventually(lambda: link.stats().dropped == 1)
+    return client, served
+
+
+def test_an_idle_connection_ends_with_fin_at_both_ends(
+    open_link: Opener, target: socket.socket
+) -> None:
+    client, served = idle_pair(open_link(target.getsockname()), target, "fin")
+    with client, served:
+        assert client.recv(64) == b""
+        assert served.recv(64) == b""
+
+
+def test_an_idle_connection_is_reset_at_both_ends(open_link: Opener, target: socket.socket) -> None:
+    client, served = idle_pair(open_link(target.getsockname()), target, "reset")
+    with client, served:
+        for end in (client, served):
+            with pytest.raises(ConnectionResetError):
+                end.recv(64)
+
+
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_who_sends_next_is_reset_and_the_other_hears_nothing(
+    open_link: Opener, target: socket.socket, first: str
+) -> None:
+    client, served = idle_pair(open_link(target.getsockname()), target, "reset on next")
+    sender, other = (client, served) if first == "client" else (served, client)
+    with client, served:
+        assert hears_nothing(client)
+        sender.sendall(b"anyone there?")
+        with pytest.raises(ConnectionResetError):
+            sender.recv(64)
+        assert hears_nothing(other)
+
+
+def test_silence_swallows_what_is_sent_and_the_end_too(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = idle_pair(link, target, "silence")
+    with served:
+        client.sendall(b"anyone there?")
+        served.sendall(b"and you?")
+        assert hears_nothing(client)
+        assert hears_nothing(served)
+        client.close()
+        assert hears_nothing(served)
+        assert link.stats().connections == 0  # the client's side is gone, the server's a ghost
+        served.settimeout(relay.GHOST_S + 10)
+        with pytest.raises(ConnectionResetError):
+            served.recv(64)
+
+
+def test_a_connection_in_use_is_not_dropped(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target, idle_s=IDLE_S, idle_end="fin")
+    with client, served:
+        for _ in range(8):
+            time.sleep(IDLE_S / 3)
+            client.sendall(b"hello")
+            assert served.recv(64) == b"hello"
+        assert link.stats().dropped == 0
+
+
+def test_other_routes_keep_their_idle_connections(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with client, served:
+        ended, _ = idle_pair(link, target, "reset")
+        client.sendall(b"hello")
+        assert served.recv(64) == b"hello"
+        ended.close()
+
+
+def test_a_stall_holds_everything_and_loses_nothing(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with client, served:
+        with link.stalled():
+            for part in (b"a", b"b", b"c"):
+                client.sendall(part)
+                time.sleep(0.05)
+            late, late_served = pair(link, target)
+            late.sendall(b"late")
+            client.shutdown(socket.SHUT_WR)
+            assert hears_nothing(served)
+            assert hears_nothing(late_served)
+        assert b"".join(iter(lambda: served.recv(64), b"")) == b"abc"
+        assert late_served.recv(64) == b"late"
+        late.close()
+        late_served.close()
+
+
+def test_a_stall_of_some_takes_the_oldest(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    pairs = [pair(link, target) for _ in range(4)]
+    for client, served in pairs:  # all are known to the link
+        client.sendall(b"hello")
+        assert served.recv(64) == b"hello"
+    with link.stalled(share=0.5):
+        for client, _ in pairs:
+            client.sendall(b"question")
+        assert [hears_nothing(served) for _, served in pairs] == [True, True, False, False]
+    assert [served.recv(64) for _, served in pairs] == [b"question"] * 4
+    for ends in pairs:
+        for end in ends:
+            end.close()
+
+
+def test_a_cut_resets_and_refuses_until_it_heals(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with client, served:
+        with link.cut():
+            for end in (client, served):
+                with pytest.raises(ConnectionResetError):
+                    end.recv(64)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(link.route(0.0), timeout=10)
+        again, answered = pair(link, target)
+        with again, answered:
+            again.sendall(b"hello")
+            assert answered.recv(64) == b"hello"
+
+
+def test_what_was_severed_stays_dead_and_new_ones_work(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with link.severed():
+        client.sendall(b"lost")
+        meanwhile, unheard = pair(link, target)
+        meanwhile.sendall(b"lost too")
+        assert hears_nothing(served)
+        assert hears_nothing(unheard)
+    client.sendall(b"still lost")
+    assert hears_nothing(served)
+    again, answered = pair(link, target)
+    again.sendall(b"hello")
+    assert answered.recv(64) == b"hello"
+    for end in (client, served, meanwhile, unheard, again, answered):
+        end.close()

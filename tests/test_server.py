@@ -84,9 +84,9 @@ def test_a_killed_runner_leaves_neither_process_nor_file(tmp_path: Path) -> None
         runner.kill()
         runner.wait()
     deadline = time.monotonic() + 10
-    while server._answers_ping(port) and time.monotonic() < deadline:
+    while server._answers_ping(("127.0.0.1", port), None) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not server._answers_ping(port), pid
+    assert not server._answers_ping(("127.0.0.1", port), None), pid
     assert list(tmp_path.iterdir()) == []
 
 
@@ -420,7 +420,7 @@ def test_a_loading_server_is_told(tmp_path: Path) -> None:
     words = server._command(server._binary(), port, 100, {"dir": str(tmp_path), **slow})
     process = host.spawn(words, stdout=subprocess.DEVNULL)
     try:
-        while not server._answers_ping(port):
+        while not server._answers_ping(("127.0.0.1", port), None):
             time.sleep(0.01)
         assert "still loading" in refusal(f"redis://127.0.0.1:{port}")
     finally:

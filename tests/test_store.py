@@ -31,6 +31,7 @@ from bench.model import (
     Arrivals,
     Cell,
     Estimate,
+    Idling,
     Observation,
     Percentiles,
     Pod,
@@ -81,6 +82,7 @@ def observation(pool_size: int = 5, **changed: Any) -> Observation:
         "gates": (little_pool(4.9, held_mean=4.9, qps=100.0), steal(0.002)),
         "pods": (POD,),
         "phases": (),
+        "bursts": (),
         "series": [
             {"at_s": 0.0, "requests": 3, "latency_mean_s": None},
             {"at_s": 0.1, "requests": 4, "latency_mean_s": 0.02},
@@ -139,7 +141,9 @@ def test_every_plain_field_of_the_nouns_is_a_column(store: Store) -> None:
     store.add(observation())
     columns = set(store.cells().columns)
     apart = {"cell", "gates", "series", "histograms", "requests", "workload", "process"}
-    kinds = [typing.get_type_hints(noun) for noun in (Cell, Workload, Arrivals, Observation)]
+    apart.add("idling")
+    nouns = (Cell, Workload, Arrivals, Idling, Observation)
+    kinds = [typing.get_type_hints(noun) for noun in nouns]
     fields = {name for each in kinds for name, kind in each.items() if kind is not Percentiles}
     assert fields - apart <= columns
 

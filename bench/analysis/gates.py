@@ -239,6 +239,14 @@ def clock(step_s: float, backwards: int) -> Gate:
     return Gate("clock", step_s, CLOCK_STEP_S, passed, reason)
 
 
+def gap(longest_s: float, asked_s: float, late_s: float) -> Gate:
+    """The longest time a lane slept, beyond what was asked: timers that are to outlast its sleep
+    are set at least `late_s` above it."""
+    late = longest_s - asked_s
+    reason = f"a burst came {late:.1f} s late, when timers may have run out that were not to"
+    return Gate("gap", late, late_s, late <= late_s, "" if late <= late_s else reason)
+
+
 def hiccups(longest_s: float, calm_share: float) -> Gate:
     """The machine's longest stall within the window: reported, beside waits without such parts."""
     reason = ""

@@ -2,7 +2,7 @@
 
 Messages, each answered once with the tag it came with (a dict; bytes pass as they are):
 `prepare` opens the pool, `enter` lets the users in and warms up, `measure` answers with the
-worker's share of the figures, `close` ends the pool.
+worker's share of the figures, `close` ends the pool. Of cells that sleep: those of `Keeper`.
 An exception inside a handler would reach only the worker's log, so every answer carries `error`.
 """
 
@@ -23,6 +23,7 @@ from redis.exceptions import RedisError
 
 from bench.load.clients import open_pool
 from bench.load.closed_loop import ClosedLoop
+from bench.load.lanes import Keeper
 from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool, PoolStats
 from bench.load.recorder import IN_FLIGHT, interval_count
@@ -294,6 +295,7 @@ def _listen(environment: Any, runner: Any, **_: Any) -> None:
         "enter": agent.enter,
         "measure": agent.measure,
         "close": agent.close_pool,
+        **Keeper().verbs,
     }
     for name, work in verbs.items():
 

@@ -20,11 +20,11 @@ from typing import Any
 import hiredis
 from gevent.hub import get_hub
 from greenlet import greenlet
-from redis.connection import Connection
 from redis.exceptions import AuthenticationError, ConnectionError, ResponseError
 
 from bench.load.phases import CLIENT, CONNECT, TLS, Phases, phase_of
 from bench.rig.server import NO_PORT
+from bench.rig.sockets import PlainConnection, tcp_socket
 from bench.rig.tls import TLSConnection, tls_context
 
 # One buffer for all connections of the process: what is read is fed to a parser before anybody
@@ -37,7 +37,7 @@ SYSTEM_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 Resume = Callable[[], Any]
 
 
-class LeanConnection(Connection):
+class LeanConnection(PlainConnection):
     """A redis-py connection whose `exchange` bypasses redis-py: write, wait on the hub, read.
 
     redis-py's `Connection` does the handshake and AUTH. After that one io watcher, made once per
@@ -59,22 +59,6 @@ class LeanConnection(Connection):
         """
         raise ConnectionError("not connected")
 
-    def _connect(self) -> socket.socket:
-        # getaddrinfo under gevent is a trip to a thread pool, 0.2 ms per connection; `open_pool`
-        # has made the address numeric.
-        sock = _new_socket(self.host)
-        try:
-            for option, value in self.socket_keepalive_options.items():
-                sock.setsockopt(socket.IPPROTO_TCP, option, value)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(self.socket_keepalive))
-            sock.settimeout(self.socket_connect_timeout)
-            sock.connect((self.host, self.port))
-            sock.settimeout(self.socket_timeout)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
-
     def on_connect_check_health(self, check_health: bool = True) -> None:
         super().on_connect_check_health(check_health)
         self._readable, self.exchange = _shorter_way(self)  # type: ignore[method-assign]
@@ -83,12 +67,6 @@ class LeanConnection(Connection):
         if self._readable is not None:
             _end_watching(self)
         super().disconnect(*args, **kwargs)  # type: ignore[no-untyped-call]
-
-
-def _new_socket(host: str) -> socket.socket:
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
 
 
 def _shorter_way(connection: Any) -> tuple[Any, Any]:
@@ -291,7 +269,7 @@ class BareConnection:
             raise
 
     def _connected(self) -> Any:
-        sock = _new_socket(self._at[0])
+        sock = tcp_socket(self._at[0])
         try:
             sock.settimeout(self._timeout_s)
             if self._local_ports:

@@ -125,6 +125,12 @@ class Swarm:
         ended = sum(process.poll() is not None for process in self._processes)
         return running.cell.workers - ended
 
+    def ask(self, verb: str, timeout_s: float, **args: Any) -> dict[str, Any]:
+        """The first worker's answer to a message of its own; blocks for it. Raises BenchError when
+        it fails there, ApparatusLost when the worker is gone."""
+        (answer,) = self._collect(self._ask(verb, [args]), timeout_s)
+        return answer
+
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""
         self._close_pools_of(self._ids)

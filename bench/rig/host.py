@@ -102,18 +102,21 @@ def spawn(
     stdin: int | IO[bytes] | None = None,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
+    namespaces: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Starts a child that dies with this process, even when this one is killed with SIGKILL.
 
-    It gets a session of its own, so that a terminal's Ctrl-C reaches only this process, and reads
-    nothing unless `stdin` is given. Raises FileNotFoundError when there is no such program.
+    With `namespaces`, descriptors of them, it runs in these, a user namespace first. It gets a
+    session of its own, so that a terminal's Ctrl-C reaches only this process, and reads nothing
+    unless `stdin` is given. Raises FileNotFoundError when there is no such program.
     """
     program = shutil.which(argv[0])
     if program is None:
         raise FileNotFoundError(argv[0])
     lifeline = _lifeline()
     watched = "-" if lifeline is None else str(lifeline)
-    guard = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), watched]
+    inside = ",".join(map(str, namespaces)) or "-"
+    guard = [sys.executable, "-I", "-S", _GUARD, str(os.getpid()), watched, inside]
     return subprocess.Popen(
         [*guard, program, *argv[1:]],
         env=env,
@@ -122,7 +125,7 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         start_new_session=True,
-        pass_fds=() if lifeline is None else (lifeline,),
+        pass_fds=(*namespaces, *(() if lifeline is None else (lifeline,))),
     )
 
 

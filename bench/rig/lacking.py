@@ -8,8 +8,8 @@ import platform
 import subprocess
 import sys
 
-from bench.model import Cell
-from bench.rig import host, proxies
+from bench.model import Cell, Trap
+from bench.rig import firewall, host, proxies
 
 NOT_OURS = "REDIS_URL names the server: only one of our own is changed for it"
 GLIDE_NOT_OURS = (
@@ -40,6 +40,9 @@ def _lacks(cell: Cell, owned: bool) -> list[tuple[str, str]]:
         return [(special, NOT_OURS)]
     if cell.client == "glide" and not owned:
         return [("the client glide", GLIDE_NOT_OURS)]
+    if cell.idling is not None:
+        reason = _no_trap(cell.idling.trap)
+        return [(f"the trap {cell.idling.trap}", reason)] if reason else []
     why = [
         (f"via {cell.via}", proxies.missing(cell.via))
         if cell.via in ("envoy", "twemproxy")
@@ -53,6 +56,8 @@ def _lacks(cell: Cell, owned: bool) -> list[tuple[str, str]]:
 
 def _special(cell: Cell) -> str:
     """What of the cell only a server of our own can give; empty where any can."""
+    if cell.idling is not None:
+        return "what ends idle connections"
     if cell.stop_s:
         return "a stop of the server"
     if cell.via != "direct":
@@ -62,6 +67,14 @@ def _special(cell: Cell) -> str:
     if cell.auth != "none":
         return f"AUTH {cell.auth}"
     return "another database" if cell.database else ""
+
+
+def _no_trap(trap: Trap) -> str:
+    if trap == "firewall":
+        return firewall.missing()
+    if trap in ("envoy", "haproxy"):
+        return proxies.missing(trap)
+    return ""
 
 
 def _no_tls() -> str:

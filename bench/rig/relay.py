@@ -18,7 +18,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import gc
+import math
 import os
 import resource
 import select
@@ -47,18 +49,21 @@ LATE_S = 0.5e-3  # what was due longer ago waited for us: for a core, or behind 
 MOST_STALLS = 10_000  # kept between two marks; what comes then makes the last one longer
 END: bytes = b""  # travels through the queue behind the data: the other end sent FIN
 RESET: None = None  # likewise: it sent RST, or is gone
+NEVER = float("inf")
+SWEEPS = 50  # in the time for which a connection may be idle: it is ended up to 4 % late
+GHOST_S = 10.0  # for so long a server holds a connection whose client went unheard
 
 
 class Side:
     """One of the two sockets of a relayed connection; `peer` is the other.
 
-    Faults have one place to act: `send` and `recv` belong to the single connection and may be
-    replaced. A closed side's `send` is `len`, which swallows; a silent idle drop would be the same.
-    A stall is a route whose queue is not delivered, a cut is `abort` on every side of it.
+    Faults have one place to act: `send` belongs to the single connection and may be replaced. A
+    closed side's `send` is `len`, which swallows, and so is that of a connection that was dropped
+    in silence; `lost` says that its ends travel no further either. A stalled one's is `_full`.
     """
 
     __slots__ = (
-        "append", "backlog", "bytes", "chunks", "closed", "delay_s", "ended", "fd", "held",
+        "append", "backlog", "bytes", "chunks", "closed", "delay_s", "ended", "fd", "held", "lost",
         "must_end", "peer", "recv", "send", "sent_end", "sock", "to_server",
     )  # fmt: skip
     peer: Side
@@ -81,12 +86,21 @@ class Side:
         self.must_end = False  # FIN is to follow the backlog
         self.sent_end = False
         self.closed = False
+        self.lost = False
+
+
+def _full(data: Any) -> int:
+    """`send` of a side whose path stalls: what is due stays in its backlog."""
+    raise BlockingIOError
 
 
 class Route:
-    """One listener, the delay that everything through it gets, and where that goes."""
+    """One listener, the delay that everything through it gets, and where that goes. With `idle_s`
+    it ends connections that were idle for so long, in the manner of `idle_end`."""
 
-    def __init__(self, rtt_s: float, target: tuple[str, int]) -> None:
+    def __init__(
+        self, rtt_s: float, target: tuple[str, int], idle_s: float | None, idle_end: str
+    ) -> None:
         found = socket.getaddrinfo(*target, type=socket.SOCK_STREAM)[0]
         self.family: int = found[0]
         self.target: tuple[Any, ...] = found[4]
@@ -94,12 +108,24 @@ class Route:
         self.delay_s = rtt_s / 2
         self.queue: deque[tuple[float, Side, bytes | None]] = deque()
         self.newcomers: deque[tuple[float, Side]] = deque()
-        self.listener = socket.create_server((LOOPBACK, 0), backlog=LISTEN_BACKLOG)
-        self.listener.setblocking(False)
+        self.idle_s = idle_s
+        self.idle_end = idle_end
+        # Of each connection, by its client's side: the chunks it had carried, and since when no
+        # more. Looked at now and then, so that a chunk costs nothing.
+        self.activity: dict[Side, tuple[int, float]] = {}
+        self.next_sweep = NEVER
+        self.sweep_s = idle_s / SWEEPS if idle_s else NEVER
+        self.listener = self.listen(0)
+        self.port: int = self.listener.getsockname()[1]  # which it keeps when the path was cut
+
+    def listen(self, port: int) -> socket.socket:
+        listener = socket.create_server((LOOPBACK, port), backlog=LISTEN_BACKLOG)
+        listener.setblocking(False)
+        return listener
 
     def next_due(self) -> float:
         """When there is something to do next; infinity when there is nothing."""
-        head = self.queue[0][0] if self.queue else float("inf")
+        head = self.queue[0][0] if self.queue else NEVER
         return min(head, self.newcomers[0][0]) if self.newcomers else head
 
 
@@ -179,6 +205,10 @@ class Relay:
         self._listening: dict[int, Route] = {}
         self._unread: list[Side] = []
         self._accepted = 0
+        self._dropped = 0
+        self._fault = ""
+        self._chore_at = NEVER
+        self._ghosts: deque[tuple[float, Side]] = deque()
         self._closed_totals = {"to_server": [0, 0], "to_client": [0, 0]}
         self._requests = b""
         self._running = True
@@ -189,6 +219,7 @@ class Relay:
             "connections": self.connections,
             "mark": self.mark,
             "stalls": self.stalls,
+            "fault": self.set_fault,
         }
         poller.add_level(0)
 
@@ -230,14 +261,17 @@ class Relay:
     def _rest(self, began: float, *, busy: bool) -> None:
         """Until there is something to do; after a turn that read something, for as long as
         moderation asks."""
+        if began >= self._chore_at:
+            self._do_chores(began)
         if not busy:
             self._poller.wait(self._time_to_next())
         elif self._moderation_s:
             sleep(max(0.0, began + self._moderation_s - perf_counter()))
 
     def _time_to_next(self) -> float | None:
-        due = min((route.next_due() for route in self._routes), default=float("inf"))
-        return None if due == float("inf") else max(0.0, due - perf_counter())
+        due = min((route.next_due() for route in self._routes), default=NEVER)
+        due = min(due, self._chore_at)
+        return None if due == NEVER else max(0.0, due - perf_counter())
 
     def _deliver(self) -> None:
         """Sends everything that is due."""
@@ -325,7 +359,11 @@ class Relay:
     def _deliver_slowly(self, sink: Side, data: bytes | None) -> None:
         if sink.closed:
             return
-        if data is RESET:
+        if sink.lost and not data:
+            self._haunt(sink)
+        elif not data and sink.send is _full:
+            sink.must_end = True  # it heals, and the end follows what was held
+        elif data is RESET:
             self._abort(sink)
         elif data:
             self._keep(sink, data)
@@ -400,6 +438,117 @@ class Relay:
         if side.peer.closed:  # nothing else breaks this cycle: the collector is off
             del side.peer.peer, side.peer
 
+    # Idle ends
+
+    def _do_chores(self, now: float) -> None:
+        """What is looked at now and then."""
+        while self._ghosts and self._ghosts[0][0] <= now:
+            self._abort(self._ghosts.popleft()[1])
+        for route in self._routes:
+            if route.next_sweep <= now:
+                self._sweep(route, now)
+        ghost_at = self._ghosts[0][0] if self._ghosts else NEVER
+        self._chore_at = min((route.next_sweep for route in self._routes), default=NEVER)
+        self._chore_at = min(self._chore_at, ghost_at)
+
+    def _sweep(self, route: Route, now: float) -> None:
+        """Ends what has carried nothing for too long."""
+        assert route.idle_s is not None
+        for client, (chunks, since) in list(route.activity.items()):
+            if client.closed or client.lost:
+                del route.activity[client]
+                continue
+            carried = client.chunks + client.peer.chunks
+            if carried != chunks:
+                route.activity[client] = (carried, now)
+            elif now - since >= route.idle_s:
+                del route.activity[client]
+                self._dropped += 1
+                self._drop(client, route.idle_end)
+        route.next_sweep = now + route.sweep_s if route.activity else NEVER
+
+    def _drop(self, client: Side, manner: str) -> None:
+        server = client.peer
+        if manner == "fin":
+            self._send_end(client)
+            self._send_end(server)
+        elif manner == "reset":
+            self._abort(client)
+            self._abort(server)
+        else:
+            self._lose(client)
+            if manner == "reset on next":
+                for side in (client, server):
+                    side.send = functools.partial(self._refuse, side)
+
+    def _lose(self, client: Side) -> None:
+        """Nothing passes any more, in either direction, and neither end is told."""
+        for side in (client, client.peer):
+            side.backlog.clear()
+            side.lost, side.send = True, len
+
+    def _refuse(self, sink: Side, data: Any) -> int:
+        """What was sent towards `sink` is answered to its sender by RST."""
+        self._abort(sink.peer)
+        self._haunt(sink)
+        return len(data)
+
+    def _haunt(self, sink: Side) -> None:
+        """The other end went unheard: this one is closed after a while, the client's at once."""
+        sink.send = len
+        if not sink.peer.closed:
+            self._close(sink.peer)
+        if sink.to_server:  # it is the client that is left alone: let it find out
+            return
+        self._ghosts.append((perf_counter() + GHOST_S, sink))
+        self._chore_at = min(self._chore_at, self._ghosts[0][0])
+
+    # Faults of the whole link
+
+    def set_fault(self, kind: str, share: float = 1.0) -> dict[str, Any]:
+        """ "stall", "cut" or "sever" from now on; "" ends any of them."""
+        if kind == "":
+            self._heal()
+        elif kind == "stall":
+            self._stall(share)
+        elif kind == "cut":
+            self._cut()
+        elif kind == "sever":
+            for client in self._clients():
+                self._lose(client)
+        # A stall of some connections leaves those that come alone.
+        self._fault = kind if share == 1.0 else ""
+        return {}
+
+    def _clients(self) -> list[Side]:
+        """The oldest first."""
+        return [side for side in self._sides.values() if side.to_server]
+
+    def _stall(self, share: float) -> None:
+        clients = [side for side in self._clients() if not side.lost]
+        for client in clients[: math.ceil(share * len(clients))]:
+            client.send = client.peer.send = _full
+
+    def _cut(self) -> None:
+        for client in self._clients():
+            self._abort(client.peer)
+            self._abort(client)
+        for fd, route in list(self._listening.items()):
+            self._poller.forget(fd)
+            del self._listening[fd]
+            route.listener.close()
+
+    def _heal(self) -> None:
+        now = perf_counter()
+        for side in list(self._sides.values()):
+            if side.send is _full:
+                side.send = side.sock.send
+                self._flush(side, now)
+        if not self._listening:
+            for route in self._routes:
+                route.listener = route.listen(route.port)
+                self._listen(route)
+
     # Connections
 
     def _serve(self, fd: int) -> None:
@@ -431,6 +580,14 @@ class Relay:
         self._sides[server.fd] = server
         self._accepted += 1
         now = perf_counter()
+        if route.idle_s:
+            route.activity[client] = (0, now)
+            route.next_sweep = min(route.next_sweep, now + route.sweep_s)
+            self._chore_at = min(self._chore_at, route.next_sweep)
+        if self._fault == "sever":
+            self._lose(client)
+        elif self._fault == "stall":
+            client.send = server.send = _full
         route.newcomers.append((now + route.rtt_s, client))
         status = server.sock.connect_ex(route.target)
         self._poller.add(server.fd)
@@ -454,13 +611,18 @@ class Relay:
             sys.stdout.buffer.write(host.answer(request, self._commands))
         sys.stdout.buffer.flush()
 
-    def open_route(self, rtt_s: float, host_name: str, port: int) -> dict[str, Any]:
-        route = Route(rtt_s, (host_name, port))
+    def open_route(
+        self, rtt_s: float, host_name: str, port: int, idle_s: float | None, idle_end: str
+    ) -> dict[str, Any]:
+        route = Route(rtt_s, (host_name, port), idle_s, idle_end)
         self._routes.append(route)
+        self._listen(route)
+        return {"address": route.listener.getsockname()}
+
+    def _listen(self, route: Route) -> None:
         fd = route.listener.fileno()
         self._listening[fd] = route
         self._poller.add_level(fd)
-        return {"address": route.listener.getsockname()}
 
     def stats(self) -> dict[str, Any]:
         totals = {direction: list(both) for direction, both in self._closed_totals.items()}
@@ -471,6 +633,7 @@ class Relay:
         return {
             "connections": sum(side.to_server for side in self._sides.values()),
             "accepted": self._accepted,
+            "dropped": self._dropped,
             "fds": host.open_fds(os.getpid()),
             "bytes_to_server": totals["to_server"][0],
             "chunks_to_server": totals["to_server"][1],

@@ -35,6 +35,8 @@ from bench.model import ApparatusLost, Auth, PreflightError, Workload
 from bench.rig import host
 from bench.rig.access import Login
 from bench.rig.certificates import Certificates
+from bench.rig.firewall import Firewall
+from bench.rig.sockets import NewSocket, PlainConnection
 from bench.rig.tls import PARAMETERS as TLS_PARAMETERS
 from bench.rig.tls import TLSConnection, distrust, tls_context
 
@@ -43,6 +45,7 @@ HEADROOM = 64  # connections besides the plan's: ours, and a person who looks wi
 LOOPBACK = "127.0.0.1"
 PREFLIGHT_TIMEOUT_S = 2.0  # with a second for the diagnosis, three until the user is told
 ANSWER_TIMEOUT_S = 10.0
+FIRST_BYTES_TIMEOUT_S = 1.0
 START_TIMEOUT_S = 10.0
 PORT_ATTEMPTS = 5
 BATCH = 500
@@ -70,7 +73,8 @@ class ServerSnapshot:
     """One `INFO`. `calls` maps command names to how often each ran since the server started.
 
     `connected_clients` counts our own control connection too; `at_s` is a perf_counter reading.
-    None means the server does not say, or is on another machine (`fds`).
+    `connections`: how many it has taken since its start. None means the server does not say, is
+    on another machine (`fds`), or was asked for little.
     """
 
     at_s: float
@@ -82,6 +86,7 @@ class ServerSnapshot:
     rss_bytes: int | None
     used_memory_bytes: int
     fds: int | None
+    connections: int | None = None
 
 
 def open_server(
@@ -91,16 +96,19 @@ def open_server(
     port: int = 0,
     options: Mapping[str, str] | None = None,
     certificates: Certificates | None = None,
+    firewall: Firewall | None = None,
 ) -> Server:
     """The server at `url`, or without one a fresh one of our own on loopback.
 
     `max_connections` is what the plan opens at once. `port` (0: any free one) and `options` (as in
     redis.conf) are for an owned server only; with `certificates` that one listens at a TLS port
-    too, where it is built for it. Blocks until it answers. Raises PreflightError, as
-    when a user's server is a replica or refuses what a run needs.
+    too, where it is built for it; with `firewall` it runs behind that, and is asked past it. Blocks
+    until it answers. Raises PreflightError, as when a user's server is a replica or refuses what a
+    run needs.
     """
     if url is None:
-        return _start(max_connections, port, {**_tls_options(certificates), **(options or {})})
+        settings = {**_tls_options(certificates), **(options or {})}
+        return _start(max_connections, port, settings, firewall)
     info = _preflight(url)
     if info.get("role") == "slave":
         raise PreflightError(f"server {_shown(url)}: it is a replica; {NAME_PRIMARY}")
@@ -135,8 +143,10 @@ class Server:
         process: subprocess.Popen[bytes] | None = None,
         log: IO[bytes] | None = None,
         tls_port: int | None = None,
+        new_socket: NewSocket | None = None,
     ) -> None:
         self.url = url
+        self._new_socket = new_socket
         self.tls_port = tls_port
         self._demanded: Auth = "none"
         self._secret = secrets.token_hex(16)
@@ -146,7 +156,7 @@ class Server:
         self._log = log
         self._filled = 0
         self._turn = threading.Lock()
-        self._control = _client(url, ANSWER_TIMEOUT_S)
+        self._control = _client(url, ANSWER_TIMEOUT_S, new_socket)
         is_valkey = "valkey_version" in info
         self.flavour: Literal["redis", "valkey"] = "valkey" if is_valkey else "redis"
         self.version = str(info["valkey_version" if is_valkey else "redis_version"])
@@ -251,6 +261,7 @@ class Server:
             rss_bytes=info.get("used_memory_rss"),
             used_memory_bytes=int(info["used_memory"]),
             fds=self._fds(),
+            connections=info.get("total_connections_received"),
         )
 
     def connect(self, address: tuple[str, int] | None = None) -> Connection:
@@ -261,6 +272,7 @@ class Server:
         login = self.credentials.get(self._demanded)
         settings = connection_settings(self.url, address, login=login)
         settings |= {"socket_timeout": ANSWER_TIMEOUT_S, "protocol": 2}
+        settings |= _made_by(self._new_socket)
         connection: Connection = settings.pop("connection_class", Connection)(**settings)
         self._ask(connection.connect)
         return connection
@@ -357,7 +369,7 @@ class Server:
 
     def _sections(self, light: bool) -> tuple[str, ...]:
         if int(self.version.partition(".")[0]) >= 7:
-            return ("clients", "memory", "cpu", *(() if light else ("commandstats",)))
+            return ("clients", "memory", "cpu", *(() if light else ("commandstats", "stats")))
         return () if light else ("all",)  # before 7 one call takes one section
 
     def _fds(self) -> int | None:
@@ -413,8 +425,12 @@ class _PortTaken(Exception):
     """Somebody else listens there."""
 
 
-def _start(max_connections: int, port: int, options: Mapping[str, str]) -> Server:
+def _start(
+    max_connections: int, port: int, options: Mapping[str, str], firewall: Firewall | None
+) -> Server:
     binary = _binary()
+    if firewall is not None:
+        return _start_behind(firewall, binary, max_connections, options)
     for _ in range(1 if port else PORT_ATTEMPTS):
         with contextlib.suppress(_PortTaken):
             return _start_at(binary, port or _free_port(), max_connections, options)
@@ -427,21 +443,42 @@ def _start(max_connections: int, port: int, options: Mapping[str, str]) -> Serve
 
 def _start_at(binary: str, port: int, max_connections: int, options: Mapping[str, str]) -> Server:
     _require_free(port)
+    return _started(binary, (LOOPBACK, port), max_connections, options)
+
+
+def _start_behind(
+    firewall: Firewall, binary: str, max_connections: int, options: Mapping[str, str]
+) -> Server:
+    """Nobody else is there, so that the server need not protect itself."""
+    address = firewall.server_address
+    unprotected = {**options, "bind": address[0], "protected-mode": "no"}
+    return _started(binary, address, max_connections, unprotected, firewall)
+
+
+def _started(
+    binary: str,
+    address: tuple[str, int],
+    max_connections: int,
+    options: Mapping[str, str],
+    firewall: Firewall | None = None,
+) -> Server:
+    new_socket = firewall.server_socket() if firewall is not None else None
     log = tempfile.TemporaryFile()  # noqa: SIM115 (the server's close() closes it)
     process = host.spawn(
-        _command(binary, port, max_connections + HEADROOM, options),
+        _command(binary, address[1], max_connections + HEADROOM, options),
         cwd=NOWHERE,
         stdout=log,
         stderr=log,
+        namespaces=firewall.namespaces if firewall is not None else (),
     )
     try:
-        _wait_until_answering(process, binary, port, log)
-        url = _owned_url(port, options.get("requirepass"))
-        info = _preflight(url)
+        _wait_until_answering(process, binary, address, log, new_socket)
+        url = _owned_url(address, options.get("requirepass"))
+        info = _preflight(url, new_socket)
         if int(info["process_id"]) != process.pid:
             raise _PortTaken
         tls_port = int(options["tls-port"]) if "tls-port" in options else None
-        server = Server(url, info, process, log, tls_port)
+        server = Server(url, info, process, log, tls_port, new_socket)
         server.require(max_connections)
     except BaseException:
         process.kill()
@@ -493,9 +530,9 @@ def speaks_tls() -> bool:
     return b"tls-cert-file" in done.stdout + done.stderr
 
 
-def _owned_url(port: int, password: str | None) -> str:
+def _owned_url(address: tuple[str, int], password: str | None) -> str:
     secret = f":{quote(password, safe='')}@" if password else ""
-    return f"redis://{secret}{LOOPBACK}:{port}/0"
+    return f"redis://{secret}{address[0]}:{address[1]}/0"
 
 
 def _binary() -> str:
@@ -532,10 +569,14 @@ def _require_free(port: int) -> None:
 
 
 def _wait_until_answering(
-    process: subprocess.Popen[bytes], binary: str, port: int, log: IO[bytes]
+    process: subprocess.Popen[bytes],
+    binary: str,
+    address: tuple[str, int],
+    log: IO[bytes],
+    new_socket: NewSocket | None,
 ) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not _answers_ping(port):
+    while not _answers_ping(address, new_socket):
         status = process.poll()
         if status is None and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -550,18 +591,33 @@ def _wait_until_answering(
         )
 
 
-def _answers_ping(port: int) -> bool:
+def _answers_ping(address: tuple[str, int], new_socket: NewSocket | None) -> bool:
     """Whether a Redis listens there, be it only to ask for a password."""
-    return _first_bytes(LOOPBACK, port, b"PING\r\n")[:1] in (b"+", b"-")
+    return _first_bytes(*address, b"PING\r\n", new_socket)[:1] in (b"+", b"-")
 
 
-def _first_bytes(host_name: str, port: int, request: bytes, timeout_s: float = 1.0) -> bytes:
+def _first_bytes(
+    host_name: str, port: int, request: bytes, new_socket: NewSocket | None = None
+) -> bytes:
     try:
-        with socket.create_connection((host_name, port), timeout=timeout_s) as probe:
+        with _dialled(host_name, port, new_socket) as probe:
             probe.sendall(request)
-            return probe.recv(64)
+            return bytes(probe.recv(64))
     except OSError:
         return b""
+
+
+def _dialled(host_name: str, port: int, new_socket: NewSocket | None) -> Any:
+    if new_socket is None:
+        return socket.create_connection((host_name, port), timeout=FIRST_BYTES_TIMEOUT_S)
+    made = new_socket()
+    try:
+        made.settimeout(FIRST_BYTES_TIMEOUT_S)
+        made.connect((host_name, port))
+    except BaseException:
+        made.close()
+        raise
+    return made
 
 
 # A server by its URL
@@ -597,7 +653,7 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{shown_host}:{port}{path}"
 
 
-def _client(url: str, timeout_s: float) -> redis.Redis:
+def _client(url: str, timeout_s: float, new_socket: NewSocket | None = None) -> redis.Redis:
     """A client that asks once: no HELLO, no retry.
 
     It does say CLIENT SETINFO. Without an exchange of its own when it connects, redis-py's pool
@@ -611,6 +667,8 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
             tls_context(settings)
         settings |= {"protocol": 2, "ssl": tls}
         settings |= {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        if new_socket is not None:
+            return _client_by(new_socket, settings)
         return redis.Redis(**settings, retry=Retry(NoBackoff(), 0))
     except PreflightError as wrong:
         raise PreflightError(f"REDIS_URL for {_shown(url)}: {wrong}") from None
@@ -618,6 +676,19 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
         raise PreflightError(
             f"REDIS_URL for {_shown(url)}: the part after '?' is not understood ({failure})"
         ) from None
+
+
+def _client_by(new_socket: NewSocket, settings: dict[str, Any]) -> redis.Redis:
+    del settings["ssl"]
+    pool = redis.ConnectionPool(**settings, **_made_by(new_socket), retry=Retry(NoBackoff(), 0))
+    return redis.Redis(connection_pool=pool)
+
+
+def _made_by(new_socket: NewSocket | None) -> dict[str, Any]:
+    """What a redis-py connection is given so that its socket is made there."""
+    if new_socket is None:
+        return {}
+    return {"connection_class": PlainConnection, "new_socket": new_socket}
 
 
 def _check_parameters(url: str) -> None:
@@ -677,9 +748,9 @@ def _info(client: redis.Redis, sections: tuple[str, ...]) -> dict[str, Any]:
     return client.info(*sections)
 
 
-def _preflight(url: str) -> dict[str, Any]:
+def _preflight(url: str, new_socket: NewSocket | None = None) -> dict[str, Any]:
     """The server's INFO, or PreflightError with one line on why there is none."""
-    client = _client(url, PREFLIGHT_TIMEOUT_S)
+    client = _client(url, PREFLIGHT_TIMEOUT_S, new_socket)
     try:
         # Tried beforehand: when a look-up fails at it, gevent prints a traceback besides.
         _address(url)[0].encode("idna")

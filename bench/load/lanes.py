@@ -1,0 +1,259 @@
+"""The worker's side of cells that sleep: lanes, each a service with a pool of its own.
+
+The master says when a lane opens, when it is struck by a burst, and when it closes; one at a time,
+so that no burst meets another. A request is a greenlet of its own, as a service's thread is: what
+hangs must hold up no other.
+"""
+
+from __future__ import annotations
+
+import gc
+from array import array
+from collections.abc import Callable
+from time import perf_counter as clock
+from typing import Any
+
+import gevent
+import numpy as np
+from gevent.event import Event
+from gevent.hub import get_hub
+from numpy.typing import NDArray
+from redis import BlockingConnectionPool, ConnectionPool, Redis
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import RedisError
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from bench.load.loans import NEVER_USED, NO_COMMAND, Loans, WatchedConnection, loan, outcome_of
+from bench.load.pool import Pool
+from bench.load.timer import NEVER, open_timer
+from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Idling
+from bench.rig.access import Access
+from bench.rig.firewall import Passage
+from bench.rig.host import raise_fd_limit
+from bench.rig.server import KEY_PREFIX, connection_settings
+from bench.rig.sockets import NewSocket
+
+BURST_TIMEOUT_S = 60.0
+LEAD_S = 0.005  # from the order to the first request
+OWN_FDS = 200
+CONNECTING = 100  # at once
+PROBES_LOST = 3  # of the kernel's, until it gives a connection up: redis-py's own, as the interval
+ANSWERED = OUTCOMES.index("ok")
+RETRIED = OUTCOMES.index("ok after retry")
+
+
+class Lane:
+    """One pool of the cell's kind, opened full. `address` leads by whatever is the trap; sockets
+    come from `new_socket` where a namespace lies between."""
+
+    def __init__(
+        self, cell: Cell, access: Access, address: Any, new_socket: Any, seed: int
+    ) -> None:
+        assert cell.idling is not None, "a lane sleeps"
+        assert cell.offered_qps is not None, "a burst has a rate"
+        self._cell = cell
+        self._idling: Idling = cell.idling
+        self._random = np.random.default_rng(seed)
+        self._loans = Loans(new_pool(cell, access, address, new_socket))
+        self._redis: Any = Redis(connection_pool=self._loans)  # type: ignore[arg-type]
+        self._fill()
+
+    def _fill(self) -> None:
+        """Blocks until the pool is full, as after a burst that needed all of it."""
+        if self._cell.maker == "ours":
+            self._loans.prefill(parallel=CONNECTING)
+            return
+        held = [self._loans.get_connection() for _ in range(self._cell.pool_size)]
+        for connection in held:
+            self._loans.release(connection)
+
+    def burst(self) -> dict[str, Any]:
+        """Blocks until every request of a burst has its end; its rows, as LANE_COLUMNS."""
+        before = self.counts()
+        burst = Burst(self._redis, self._arrivals(), self._idling.requests)
+        gc.disable()
+        try:
+            rows = burst.run()
+        finally:
+            gc.enable()
+        after = self.counts()
+        return {"rows": rows.tobytes(), **{name: after[name] - before[name] for name in after}}
+
+    def _arrivals(self) -> NDArray[np.float64]:
+        """Seconds after the burst's begin."""
+        rest = self._idling.requests - self._idling.volley
+        waits = self._random.exponential(1 / (self._cell.offered_qps or 1.0), rest)
+        return np.concatenate([np.zeros(self._idling.volley), np.cumsum(waits)])
+
+    def counts(self) -> dict[str, int]:
+        """What the pool tells of itself; nothing, where it is not ours."""
+        if self._cell.maker != "ours":
+            return {}
+        stats = self._loans.stats()
+        closed = stats.closed
+        return {
+            "opened": stats.created,
+            "closed_idle": closed.get("idle", 0) + closed.get("lifetime", 0),
+            "closed_stale": closed.get("stale", 0),
+            "closed_error": closed.get("error", 0),
+        }
+
+    def close(self) -> None:
+        """Blocks for as many closings as there are connections."""
+        self._loans.close()
+
+
+class Burst:
+    """Requests at their times, each in a greenlet of its own."""
+
+    def __init__(self, client: Any, arrivals: NDArray[np.float64], keys: int) -> None:
+        self._client = client
+        self._times = iter(array("d", (arrivals + clock() + LEAD_S).tobytes()))
+        self._key = 0
+        self._keys = keys
+        self._left = len(arrivals)
+        self._rows = array("d")
+        self._ended = Event()
+        self._upcoming = next(self._times, NEVER)
+        self._timer = open_timer(self._wake)
+
+    def run(self) -> NDArray[np.float64]:
+        """Blocks until the last one has ended. Raises BenchError where that takes a minute."""
+        self._timer.arm(self._upcoming)
+        try:
+            if not self._ended.wait(BURST_TIMEOUT_S):
+                raise BenchError(f"{self._left} requests of a burst had no end in a minute")
+        finally:
+            self._timer.close()
+        return np.frombuffer(self._rows).reshape(-1, len(LANE_COLUMNS))
+
+    def _wake(self) -> None:
+        """On the hub: a greenlet for each request that is due."""
+        run_callback = get_hub().loop.run_callback
+        while self._upcoming <= clock():
+            request = gevent.Greenlet(self._request, self._upcoming)
+            run_callback(request.switch)
+            self._upcoming = next(self._times, NEVER)
+        self._timer.arm(self._upcoming)
+
+    def _request(self, intended: float) -> None:
+        sent = clock()
+        outcome = ANSWERED
+        self._key = key = (self._key + 1) % self._keys
+        try:
+            self._client.get(f"{KEY_PREFIX}{key}")
+        except (RedisError, OSError) as error:
+            outcome = OUTCOMES.index(outcome_of(error))
+        done = clock()
+        self._rows.extend(_row(intended, sent, done, outcome))
+        self._left -= 1
+        if not self._left:
+            self._ended.set()
+
+
+def _row(intended: float, sent: float, done: float, outcome: int) -> tuple[float, ...]:
+    known = loan()
+    if known is None:
+        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, 0
+    connection = known.connection
+    if outcome == ANSWERED and connection.commands > 1:
+        outcome = RETRIED
+    return (
+        intended, sent, known.acquired, done, known.idle_s, outcome, connection.first,
+        connection.commands,
+    )  # fmt: skip
+
+
+class Keeper:
+    """A worker's lanes by their number; its methods answer the master's messages."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[int, Lane] = {}
+
+    def open(
+        self, lane: int, cell: dict[str, Any], address: list[Any], passage: str, seed: int
+    ) -> dict[str, Any]:
+        """Blocks until the lane's pool is full."""
+        began = clock()
+        asked = Cell.from_dict(cell)
+        raise_fd_limit(asked.pool_size + OWN_FDS)
+        access = Access.from_environment()
+        self._lanes[lane] = Lane(asked, access, tuple(address), _sockets_of(passage), seed)
+        return {"seconds": clock() - began}
+
+    def burst(self, lane: int) -> dict[str, Any]:
+        """Blocks for a burst."""
+        return self._lanes[lane].burst()
+
+    def close(self, lane: int) -> dict[str, Any]:
+        """Blocks until the lane's connections are closed."""
+        self._lanes.pop(lane).close()
+        gc.collect()  # thousands of connections, between bursts and not in one
+        return {}
+
+    @property
+    def verbs(self) -> dict[str, Callable[..., dict[str, Any]]]:
+        return {"lane.open": self.open, "lane.burst": self.burst, "lane.close": self.close}
+
+
+def _sockets_of(passage: str) -> NewSocket | None:
+    """Made behind a firewall, where that is the trap."""
+    return Passage(passage).socket if passage else None
+
+
+# Pools
+
+
+def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
+    """The pool of the cell's maker, nothing opened yet."""
+    options = connection_settings(access.url, address)
+    options |= {"connection_class": WatchedConnection, "new_socket": new_socket, **_kept(cell)}
+    if cell.socket_timeout_s is not None:
+        options |= {
+            "socket_timeout": cell.socket_timeout_s,
+            "socket_connect_timeout": cell.socket_timeout_s,
+        }
+    options["retry"] = retry_of(cell)
+    if cell.maker == "redis-py":
+        return ConnectionPool(max_connections=cell.pool_size, **options)
+    if cell.maker == "redis-py blocking":
+        return BlockingConnectionPool(
+            max_connections=cell.pool_size, timeout=cell.acquire_timeout_s, **options
+        )
+    return Pool(
+        max_connections=cell.pool_size,
+        timeout=cell.acquire_timeout_s,
+        test_on_borrow=cell.test_on_borrow,
+        fifo=cell.order == "fifo",
+        max_idle_time=cell.max_idle_s,
+        protocol=cell.resp,
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **options,
+    )
+
+
+def _kept(cell: Cell) -> dict[str, Any]:
+    """What the client's kernel is to do about a silent connection."""
+    if cell.keepalive_s is None:
+        return {"socket_keepalive": False, "socket_keepalive_options": {}}
+    return {"socket_keepalive": True, "socket_keepalive_options": keepalive_options(cell)}
+
+
+def keepalive_options(cell: Cell) -> dict[int, int]:
+    """By the names of Linux; elsewhere the first one has another."""
+    import socket
+
+    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+    options = {idle: cell.keepalive_s, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: PROBES_LOST}
+    return {name: value for name, value in options.items() if name is not None and value}
+
+
+def retry_of(cell: Cell) -> Retry:
+    """redis-py's, with the cell's count and longest pause."""
+    if not cell.backoff_s:
+        return Retry(NoBackoff(), cell.retries)
+    # Their ratio is that of redis-py's own 10 ms and 1 s.
+    pauses = ExponentialWithJitterBackoff(cap=cell.backoff_s, base=cell.backoff_s / 100)
+    return Retry(pauses, cell.retries)

@@ -1,0 +1,375 @@
+"""The master's side of cells that sleep: when each lane opens, is struck, and closes.
+
+Lanes sleep side by side, and one thing at a time is done to any of them, so that no burst meets
+another. What a lane is due comes first; another lane is let in where nothing is due for as long as
+that takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter as clock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.analysis import gates
+from bench.analysis.statistics import summarise
+from bench.load.recorder import add_seconds, new_histogram
+from bench.load.swarm import Swarm
+from bench.model import (
+    LANE_COLUMNS,
+    OUTCOMES,
+    BenchError,
+    Burst,
+    Cell,
+    Gate,
+    Idling,
+    Observation,
+)
+from bench.rig.probes import Machine, Process, Reading, read_cores
+from bench.rig.server import ServerSnapshot
+from bench.rig.traps import MOST_CONNECTIONS, Place, Traps
+
+INTENDED, SENT, ACQUIRED, DONE, IDLE, OUTCOME, FIRST, COMMANDS = range(len(LANE_COLUMNS))
+OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
+LANE_TIMEOUT_S = 90.0
+LATE_S = 4.0  # a burst may come so much after its time: timers beyond it must not have run out
+OPENING_S, PER_CONNECTION_S = 0.5, 0.001  # a guess at what letting in a lane takes
+
+Rows = NDArray[np.float64]
+Told = Callable[[Cell], None]
+
+
+@dataclass(slots=True)
+class Sleeper:
+    """One lane as the master knows it. `due` is its next burst's time, `ended` its last one's end,
+    both perf_counter seconds."""
+
+    number: int
+    cell: Cell
+    place: Place
+    due: float = math.inf
+    ended: float = math.nan
+    wall_ended: float = math.nan
+    cycle: int = 0
+    opened_at: float = math.nan
+    bursts: list[Burst] = field(default_factory=list)
+    rows: list[Rows] = field(default_factory=list)
+    step_s: float = 0.0
+
+    @property
+    def idling(self) -> Idling:
+        assert self.cell.idling is not None, "it is asleep"
+        return self.cell.idling
+
+
+class Dormitory:
+    """All lanes of a block's cells, from the first opening to the last closing."""
+
+    def __init__(self, traps: Traps, swarm: Swarm, cells: Sequence[Cell], seed: int) -> None:
+        self._traps = traps
+        self._swarm = swarm
+        self._seed = seed
+        self.began = clock()
+        lanes = (cell for cell in cells for _ in range(_idling(cell).lanes))
+        self.sleepers = [
+            Sleeper(number, cell, traps.place(cell)) for number, cell in enumerate(lanes)
+        ]
+
+    def run(self, told: Told) -> None:
+        """Blocks until every lane has had its bursts. Raises ApparatusLost, BenchError."""
+        waiting, asleep = list(self.sleepers), list[Sleeper]()
+        while waiting or asleep:
+            now = clock()
+            due = min(asleep, key=lambda each: each.due, default=None)
+            if due is not None and due.due <= now:
+                self._strike(due)
+                if due.cycle > due.idling.cycles:
+                    asleep.remove(due)
+                    self._close(due)
+                    told(due.cell)
+            elif waiting and self._has_room(waiting[0], asleep, now):
+                asleep.append(waiting.pop(0))
+                self._open(asleep[-1])
+                self._strike(asleep[-1])
+            else:
+                self._wait(asleep, now)
+            self._traps.check()
+
+    def _has_room(self, lane: Sleeper, asleep: Sequence[Sleeper], now: float) -> bool:
+        """Whether another may be let in: no burst is kept waiting, and descriptors are left."""
+        connections = sum(each.cell.pool_size for each in asleep) + lane.cell.pool_size
+        takes_s = OPENING_S + PER_CONNECTION_S * lane.cell.pool_size
+        soon = min((each.due for each in asleep), default=math.inf)
+        return connections <= MOST_CONNECTIONS and soon - now >= takes_s
+
+    def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
+        self._swarm.check()
+        soon = min(each.due for each in asleep)
+        time.sleep(min(0.05, max(0.0, soon - now)))
+
+    def _open(self, lane: Sleeper) -> None:
+        place = lane.place
+        lane.opened_at = clock()
+        self._ask(
+            "lane.open",
+            lane=lane.number,
+            cell=_fields(lane.cell),
+            address=place.address,
+            passage=place.passage,
+            seed=self._seed + lane.number,
+        )
+        lane.ended, lane.wall_ended = clock(), time.time()
+
+    def _strike(self, lane: Sleeper) -> None:
+        """One burst, and what server and client told of it."""
+        server = lane.place.server
+        before, began = server.snapshot(), clock()
+        gap_s, wall_gap_s = began - lane.ended, time.time() - lane.wall_ended
+        lane.step_s = max(lane.step_s, abs(wall_gap_s - gap_s))
+        answer = self._ask("lane.burst", lane=lane.number)
+        lane.ended, lane.wall_ended = clock(), time.time()
+        after = server.snapshot()
+        rows = np.frombuffer(answer.pop("rows")).reshape(-1, len(LANE_COLUMNS)).copy()
+        sampled = self._traps.sampler.rows(server, began, lane.ended)
+        most = max([before.connected_clients, after.connected_clients, *(r[1] for r in sampled)])
+        lane.bursts.append(self._burst(lane, rows, gap_s, before, after, most, answer))
+        rows[:, INTENDED : DONE + 1] -= self.began
+        lane.rows.append(rows)
+        lane.cycle += 1
+        lane.due = lane.ended + lane.idling.gap_s
+
+    def _burst(
+        self,
+        lane: Sleeper,
+        rows: Rows,
+        gap_s: float,
+        before: ServerSnapshot,
+        after: ServerSnapshot,
+        most: int,
+        pool: dict[str, int],
+    ) -> Burst:
+        latency, lag = rows[:, DONE] - rows[:, INTENDED], rows[:, SENT] - rows[:, INTENDED]
+        used = rows[~np.isnan(rows[:, IDLE]) & (rows[:, FIRST] >= 0)]
+        overdue = used[used[:, IDLE] > lane.idling.limit_s]
+        begun = float(rows[:, INTENDED].min())
+        return Burst(
+            lane=lane.number,
+            cycle=lane.cycle,
+            began_s=begun - self.began,
+            length_s=float(rows[:, DONE].max()) - begun,
+            gap_s=gap_s,
+            requests=len(rows),
+            outcomes=_counts(rows[:, OUTCOME]),
+            first=_counts(used[:, FIRST]),
+            overdue=len(overdue),
+            overdue_failed=int(np.count_nonzero(overdue[:, FIRST] != OK)),
+            opened=pool.get("opened", 0),
+            closed_idle=pool.get("closed_idle", 0),
+            closed_stale=pool.get("closed_stale", 0),
+            closed_error=pool.get("closed_error", 0),
+            latency_p50_s=float(np.quantile(latency, 0.5)),
+            latency_p99_s=float(np.quantile(latency, 0.99)),
+            latency_max_s=float(latency.max()),
+            send_lag_p99_s=float(np.quantile(lag, 0.99)),
+            server_cpu_s=_cpu_s(after) - _cpu_s(before),
+            server_operations=_calls(after, "get") - _calls(before, "get"),
+            server_pings=_calls(after, "ping") - _calls(before, "ping"),
+            server_connects=(after.connections or 0) - (before.connections or 0),
+            server_connections=most,
+        )
+
+    def _close(self, lane: Sleeper) -> None:
+        self._ask("lane.close", lane=lane.number)
+
+    def _ask(self, verb: str, **args: Any) -> dict[str, Any]:
+        return self._swarm.ask(verb, LANE_TIMEOUT_S, **args)
+
+
+def measure_asleep(
+    traps: Traps,
+    swarm: Swarm,
+    cells: Sequence[Cell],
+    block: int,
+    replicate: int,
+    attempts: dict[str, int],
+    told: Told,
+) -> list[Observation]:
+    """Run all lanes of these cells, side by side, and gather each cell's. Blocks throughout.
+
+    `attempts`: by a cell's id, which one this is; `told` hears of each lane that has ended. Raises
+    ApparatusLost when a process of the rig dies, BenchError when a worker reports a failure.
+    """
+    started_unix_s = time.time()
+    traps.hiccups.mark()
+    ours = [Process(pid, "a part") for pid in (os.getpid(), *swarm.pids, *traps.pids)]
+    dormitory = Dormitory(traps, swarm, cells, traps.seed(block))
+    start = _reading(ours)
+    try:
+        dormitory.run(told)
+    except BenchError:
+        traps.check()
+        raise
+    span = _reading(ours).since(start)
+    machine = span.machine(sum(cpu.total_s for cpu in span.cpu.values()))
+    traps.hiccups.read()
+    common = {
+        "block": block,
+        "replicate": replicate,
+        "started_unix_s": started_unix_s,
+        "measured_s": span.duration_s,
+        "hiccup_max_s": traps.hiccups.max_s,
+        "machine_busy_share": machine.busy,
+        "steal_share": machine.steal,
+        "foreign_cpu_share": machine.foreign,
+    }
+    return [
+        observation(
+            cell,
+            [each for each in dormitory.sleepers if each.cell == cell],
+            _series(traps, cell, dormitory),
+            machine,
+            attempt=attempts[cell.id],
+            **common,
+        )
+        for cell in cells
+    ]
+
+
+def observation(
+    cell: Cell,
+    lanes: Sequence[Sleeper],
+    series: list[dict[str, Any]],
+    machine: Machine,
+    **known: Any,
+) -> Observation:
+    """What the lanes of one cell recorded; latency is that of bursts after a gap, and apart, under
+    the tag "fresh", that of the first ones."""
+    bursts = tuple(burst for lane in lanes for burst in lane.bursts)
+    fresh = np.concatenate([lane.rows[0] for lane in lanes])
+    rows = np.concatenate([rows for lane in lanes for rows in lane.rows[1:]])
+    requests = sum(burst.requests for burst in bursts)
+    failed = sum(sum(burst.outcomes) - _answered(burst) for burst in bursts)
+    refused = sum(burst.outcomes[OUTCOMES.index("no connection")] for burst in bursts)
+    checks = tuple(_gates(cell, lanes, machine))
+    reasons = gates.invalid_reasons(checks)
+    histograms = {
+        "latency": _histogram(rows[:, DONE] - rows[:, INTENDED]),
+        "fresh": _histogram(fresh[:, DONE] - fresh[:, INTENDED]),
+        "acquire": _histogram(rows[:, ACQUIRED] - rows[:, SENT]),
+        "command": _histogram(rows[:, DONE] - rows[:, ACQUIRED]),
+        "send_lag": _histogram(rows[:, SENT] - rows[:, INTENDED]),
+    }
+    times = {
+        kind: summarise(histogram) for kind, histogram in histograms.items() if kind != "fresh"
+    }
+    return Observation.partly(
+        cell,
+        **known,
+        **times,
+        qps=requests / sum(burst.length_s for burst in bursts),
+        latency_mean_s=float(np.mean(rows[:, DONE] - rows[:, INTENDED])),
+        scheduled=requests,
+        dropped=0,
+        served_share=1 - failed / requests,
+        operations=requests - failed,
+        server_operations=sum(burst.server_operations for burst in bursts),
+        errors=failed - refused,
+        timeouts=refused,
+        connections_opened=sum(burst.server_connects for burst in bursts),
+        server_connections_peak=max(burst.server_connections for burst in bursts),
+        server_cpu_s=sum(burst.server_cpu_s for burst in bursts),
+        server_cpu_us_per_op=1e6 * sum(burst.server_cpu_s for burst in bursts) / requests,
+        clock_step_s=max(lane.step_s for lane in lanes),
+        workers_lost=0,
+        bound_by="users",
+        valid=not reasons,
+        invalid_reasons=reasons,
+        doubts=gates.doubts(checks),
+        gates=checks,
+        bursts=bursts,
+        series=series,
+        histograms={kind: bytes(h.encode()) for kind, h in histograms.items()},
+        requests=[part.tobytes() for lane in lanes for part in [np.concatenate(lane.rows)]]
+        if cell.keep_requests
+        else [],
+    )
+
+
+def asleep_s(cell: Cell) -> float:
+    """A guess at what the cell's lanes take of the time, while others sleep beside them."""
+    idling = _idling(cell)
+    opening_s = PER_CONNECTION_S * cell.pool_size / 2
+    burst_s = idling.requests / (cell.offered_qps or 1.0) + 0.2
+    return idling.lanes * (opening_s + burst_s * (1 + idling.cycles))
+
+
+def _answered(burst: Burst) -> int:
+    return burst.outcomes[OK] + burst.outcomes[RETRIED]
+
+
+def _histogram(seconds: Rows) -> Any:
+    histogram = new_histogram()
+    add_seconds(histogram, seconds[~np.isnan(seconds)])
+    return histogram
+
+
+def _counts(codes: Rows) -> tuple[int, ...]:
+    """How many there are of each of `OUTCOMES`."""
+    return tuple(np.bincount(codes.astype(int), minlength=len(OUTCOMES)).tolist())
+
+
+def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[Gate]:
+    bursts = [burst for lane in lanes for burst in lane.bursts]
+    answered = sum(map(_answered, bursts))
+    sends = int(sum(rows[:, COMMANDS].sum() for lane in lanes for rows in lane.rows))
+    served = sum(burst.server_operations for burst in bursts)
+    yield gates.operations({"get": answered}, {"get": sends}, {"get": served})
+    longest_s = max(burst.gap_s for burst in bursts if burst.cycle)
+    yield gates.gap(longest_s, _idling(cell).gap_s, LATE_S)
+    yield gates.clock(max(lane.step_s for lane in lanes), 0)
+    yield gates.steal(machine.steal)
+    yield gates.foreign_cpu(machine.foreign)
+
+
+def _series(traps: Traps, cell: Cell, dormitory: Dormitory) -> list[dict[str, Any]]:
+    """What the dashboard of a server that the cell's lanes have for themselves showed."""
+    if not _idling(cell).apart:
+        return []
+    own = [each for each in dormitory.sleepers if each.cell == cell]
+    start, end = min(each.opened_at for each in own), max(each.ended for each in own)
+    return [
+        {"source": "probes", "at_s": at - dormitory.began, "server_connections": connections,
+         "server_cpu_s": cpu_s}
+        for at, connections, cpu_s in traps.sampler.rows(own[0].place.server, start, end)
+    ]  # fmt: skip
+
+
+def _reading(processes: Sequence[Process]) -> Reading:
+    return Reading(
+        clock(), {each: each.sample().used for each in processes}, waits={}, cores=read_cores()
+    )
+
+
+def _fields(cell: Cell) -> dict[str, Any]:
+    return dataclasses.asdict(cell)
+
+
+def _idling(cell: Cell) -> Idling:
+    assert cell.idling is not None, "it is asleep"
+    return cell.idling
+
+
+def _cpu_s(told: ServerSnapshot) -> float:
+    return told.cpu_user_s + told.cpu_system_s
+
+
+def _calls(told: ServerSnapshot, command: str) -> int:
+    return told.calls.get(command, 0)

@@ -1,0 +1,213 @@
+"""What ends idle connections, for real: the servers, links, balancers and firewalls of one block.
+
+Cells whose trap is the same share it, so that many lanes may sleep in one; those that ask for a
+place `apart` have a server and a path of their own.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from time import perf_counter as clock
+from typing import Any
+
+from bench.model import MOST_WORKERS, Cell, Idling, Settings, Trap
+from bench.rig.access import Access
+from bench.rig.firewall import Firewall
+from bench.rig.hiccup import HiccupMeter
+from bench.rig.link import IdleEnd, Link
+from bench.rig.proxies import EnvoyBalancer, HAProxyBalancer
+from bench.rig.server import Server, open_server
+
+Address = tuple[str, int]
+Key = tuple[Trap, float, int, str]
+LINK_ENDS: dict[str, IdleEnd] = {
+    "link fin": "fin",
+    "link reset": "reset",
+    "link reset on next": "reset on next",
+    "link silence": "silence",
+}
+BALANCERS: dict[str, type[EnvoyBalancer] | type[HAProxyBalancer]] = {
+    "envoy": EnvoyBalancer,
+    "haproxy": HAProxyBalancer,
+}
+# The most that wait in one block at a time: a link has two descriptors for each.
+MOST_CONNECTIONS = 9_000
+MAXCLIENTS = 10_000  # Redis' default, of which the lanes' share is told
+SAMPLE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A trap that is set: its server, and where clients connect to; by the sockets of `passage`
+    where a namespace lies between."""
+
+    server: Server
+    address: Address
+    passage: str = ""
+    balancer: Any = None
+
+
+class Traps:
+    """A context manager. Entering blocks until all that the cells need is open.
+
+    Raises PreflightError where something cannot be had, ApparatusLost when a part dies later.
+    """
+
+    def __init__(self, settings: Settings, cells: Sequence[Cell]) -> None:
+        self._settings = settings
+        self._cells = cells
+        self._places: dict[Key, Place] = {}
+        self._firewalls: list[Firewall] = []
+        self.link: Link | None = None
+
+    def __enter__(self) -> Traps:
+        with ExitStack() as stack:
+            self._stack = stack
+            self._common = self._server()
+            self.link = stack.enter_context(Link.open((self._common.host, self._common.port)))
+            for cell in self._cells:
+                key = key_of(cell)
+                if key not in self._places:
+                    self._places[key] = self._set(_idling(cell))
+            self.hiccups = stack.enter_context(HiccupMeter())
+            self.sampler = stack.enter_context(Sampler(self.servers()))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def place(self, cell: Cell) -> Place:
+        return self._places[key_of(cell)]
+
+    @property
+    def access(self) -> Access:
+        """What workers need to get in; each lane's address takes the place of the URL's."""
+        return Access(self._common.url)
+
+    def seed(self, block: int) -> int:
+        return (self._settings.seed * 1_000 + block) * MOST_WORKERS
+
+    def servers(self) -> list[Server]:
+        """Each of them once."""
+        return list(dict.fromkeys([self._common, *(p.server for p in self._places.values())]))
+
+    @property
+    def pids(self) -> list[int]:
+        """Of every process that belongs to the traps."""
+        assert self.link is not None
+        servers = [server.pid for server in self.servers() if server.pid is not None]
+        balancers = [place.balancer.pid for place in self._places.values() if place.balancer]
+        return [*servers, *balancers, self.link.pid, self.hiccups.pid]
+
+    def check(self) -> None:
+        """Raise ApparatusLost if a part has ended."""
+        parts: Iterator[Any] = iter(
+            [*self.servers(), self.link, *self._firewalls, self.sampler,
+             *filter(None, (place.balancer for place in self._places.values()))]
+        )  # fmt: skip
+        for part in parts:
+            part.check()
+
+    def _set(self, idling: Idling) -> Place:
+        server = self._server_for(idling)
+        direct = (server.host, server.port)
+        trap = idling.trap
+        if trap in LINK_ENDS:
+            assert self.link is not None
+            address = self.link.route(0.0, direct, idle_s=idling.trap_s, idle_end=LINK_ENDS[trap])
+            return Place(server, address)
+        if trap in BALANCERS:
+            balancer = self._stack.enter_context(BALANCERS[trap](direct, idling.trap_s))
+            return Place(server, balancer.address, balancer=balancer)
+        if trap == "firewall":
+            return Place(server, direct, passage=self._firewalls[-1].passage)
+        return Place(server, direct)
+
+    def _server_for(self, idling: Idling) -> Server:
+        """The common one, where nothing of the trap is the server's own."""
+        options = {"tcp-keepalive": str(idling.server_keepalive_s)}
+        if idling.trap == "firewall":
+            self._firewalls.append(self._stack.enter_context(Firewall(int(idling.trap_s))))
+            return self._server(options, firewall=self._firewalls[-1])
+        if idling.trap == "redis timeout":
+            return self._server(options | {"timeout": str(int(idling.trap_s))})
+        if idling.apart or idling.server_keepalive_s != _keepalive_of(self._cells):
+            return self._server(options)
+        return self._common
+
+    def _server(self, options: dict[str, str] | None = None, **where: Any) -> Server:
+        usual = {"tcp-keepalive": str(_keepalive_of(self._cells))}
+        server = self._stack.enter_context(
+            open_server(
+                None,
+                max_connections=MAXCLIENTS,
+                port=0,
+                options=usual | (options or {}),
+                **where,
+            )
+        )
+        server.fill(self._settings.workload)
+        return server
+
+
+def key_of(cell: Cell) -> Key:
+    """Cells that agree in this share a trap."""
+    idling = _idling(cell)
+    return (
+        idling.trap, idling.trap_s, idling.server_keepalive_s, cell.id if idling.apart else "",
+    )  # fmt: skip
+
+
+def _idling(cell: Cell) -> Idling:
+    assert cell.idling is not None, "only lanes meet traps"
+    return cell.idling
+
+
+def _keepalive_of(cells: Sequence[Cell]) -> int:
+    return _idling(cells[0]).server_keepalive_s
+
+
+class Sampler:
+    """What each server's dashboard would show, ten times a second: connected clients and CPU."""
+
+    def __init__(self, servers: list[Server]) -> None:
+        self._servers = servers
+        self._rows: dict[Server, list[tuple[float, int, float]]] = {s: [] for s in servers}
+        self._ended = threading.Event()
+        self._trouble: BaseException | None = None
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises what ended the sampling: ApparatusLost, when a server was gone."""
+        if self._trouble is not None:
+            raise self._trouble
+
+    def rows(self, server: Server, start: float, end: float) -> list[tuple[float, int, float]]:
+        """(perf_counter second, connected clients, CPU seconds so far) within [start, end]."""
+        return [row for row in list(self._rows[server]) if start <= row[0] <= end]
+
+    def _sample(self) -> None:
+        due = clock()
+        try:
+            while not self._ended.is_set():
+                for server in self._servers:
+                    told = server.snapshot(light=True)
+                    cpu_s = told.cpu_user_s + told.cpu_system_s
+                    self._rows[server].append((told.at_s, told.connected_clients, cpu_s))
+                due = max(due + SAMPLE_S, clock())
+                time.sleep(max(0.0, due - clock()))
+        except BaseException as trouble:
+            self._trouble = trouble
