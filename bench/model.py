@@ -143,9 +143,9 @@ class Arrivals:
 class Idling:
     """A service that sleeps between bursts, while something on the path ends idle connections.
 
-    `lanes` pools of the cell's kind live through it one after the other, each on its own: its
-    connections are opened, a first burst finds them fresh, and then, `cycles` times, nothing is
-    sent for `gap_s` before the next burst. Lanes sleep side by side; no two bursts meet.
+    `lanes` pools of the cell's kind live through it one after the other, each on its own. Its
+    connections are opened, a first burst finds them fresh (where `fresh`); then, `cycles` times,
+    nothing is sent for `gap_s` before the next burst. Lanes sleep side by side; no two bursts meet.
 
     A burst is a `volley` of requests at once and then, up to `requests` in all, poisson arrivals at
     the cell's offered rate. `trap` ends what was idle for `trap_s`. `scale`: by which factor all
@@ -159,6 +159,7 @@ class Idling:
     gap_s: float = 1.0
     cycles: int = 1
     lanes: int = 1
+    fresh: bool = True
     volley: int = 50
     requests: int = 1_000
     scale: float = 1.0
@@ -229,8 +230,9 @@ class Cell:
     `idling`: the cell is lanes that sleep between bursts, in the place of one window. Then, and in
     it alone: `maker`, whose pool it is; `max_idle_s`, after which a pool closes an idle connection
     (None: never); `keepalive_s`, after which the client's kernel probes one (None: it does not);
-    `socket_timeout_s` (None: redis-py's own); `retries` of a command, with redis-py's exponential
-    backoff up to `backoff_s`.
+    `socket_timeout_s` (None: redis-py's own); `retries` of a command on its connection, with
+    redis-py's exponential backoff up to `backoff_s`; `borrows`: how many connections a request may
+    try, one after the other.
 
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
@@ -277,14 +279,13 @@ class Cell:
     keepalive_s: int | None = None
     socket_timeout_s: float | None = None
     retries: int = 0
+    borrows: int = 1
     backoff_s: float = 0.0
     arm: str = ""
 
     def __post_init__(self) -> None:
         self._check_load()
         self._check_connections()
-        if self.idling is not None:
-            self._check_timers(self.idling)
 
     def _check_load(self) -> None:
         within("acquire_timeout_s", self.acquire_timeout_s, 0, 86_400)
@@ -314,19 +315,13 @@ class Cell:
             within("max_lifetime_s", self.max_lifetime_s, 0.01, 86_400)
         within("retries", self.retries, 0, 100)
         within("backoff_s", self.backoff_s, 0, 60)
+        within("borrows", self.borrows, 1, 100)
         for name in ("max_idle_s", "keepalive_s", "socket_timeout_s"):
             if (value := getattr(self, name)) is not None:
                 within(name, value, 1 if name == "keepalive_s" else 0.001, 86_400)
         for size in self.staircase:
             within("staircase", size, 1, self.pool_size)
         within("steps of the staircase", len(self.staircase), 0, self.workers - 1)
-
-    def _check_timers(self, idling: Idling) -> None:
-        """Whole seconds may have put two timers in another order than the times they stand for."""
-        if idling.trap not in UNTIMED and not idling.trap_s < idling.gap_s:
-            raise PreflightError(
-                f"gap_s is {idling.gap_s:g}: the trap would not close before {idling.trap_s:g} s"
-            )
 
     @property
     def id(self) -> str:

@@ -211,13 +211,15 @@ def _run_asleep(
     made = {cell.id: len(store.attempts().get((cell.id, block.number), [])) for cell in cells}
     while cells:
         made.update({cell.id: made[cell.id] + 1 for cell in cells})
-        found = measure_asleep(
+        again = []
+        for observation in measure_asleep(
             traps, swarm, cells, block.number, block.replicate, made, watcher.measures
-        )
-        for observation in found:
+        ):
             store.add(observation)
             watcher.has(observation, expected_s(observation.cell))
-        cells = [each.cell for each in found if not each.valid and made[each.cell.id] < ATTEMPTS]
+            if not observation.valid and made[observation.cell.id] < ATTEMPTS:
+                again.append(observation.cell)
+        cells = again
 
 
 class _Side:

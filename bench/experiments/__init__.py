@@ -1,5 +1,7 @@
 """One file per experiment, found by folder; offering NAME, QUESTION, `plan`, `tables`, `claims`
-and `figures`; and NOTEBOOK, where the notebook that shows it is not called after it."""
+and `figures`; and NOTEBOOK, where the notebook that shows it is not called after it; and
+TIME_SCALE, where `plan` takes a factor by which the experiment's times are shorter than the
+world's."""
 
 from __future__ import annotations
 
@@ -72,10 +74,13 @@ def not_run(settings: Settings, *, owned: bool) -> list[dict[str, Any]]:
 
 
 def _asked_for(settings: Settings) -> list[Plan]:
-    return [
-        module.plan(settings.profile, settings.workload, settings.workers)
-        for module in chosen(settings.only)
-    ]
+    return [_plan(module, settings) for module in chosen(settings.only)]
+
+
+def _plan(module: ModuleType, settings: Settings) -> Plan:
+    scale = {"time_scale": settings.time_scale} if hasattr(module, "TIME_SCALE") else {}
+    asked: Plan = module.plan(settings.profile, settings.workload, settings.workers, **scale)
+    return asked
 
 
 def nearest(name: str, known: list[str]) -> str:

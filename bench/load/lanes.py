@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import gc
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from time import perf_counter as clock
 from typing import Any
 
@@ -24,7 +25,15 @@ from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from bench.load.loans import NEVER_USED, NO_COMMAND, Loans, WatchedConnection, loan, outcome_of
+from bench.load.loans import (
+    NEVER_USED,
+    NO_COMMAND,
+    Loan,
+    Loans,
+    WatchedConnection,
+    loan,
+    outcome_of,
+)
 from bench.load.pool import Pool
 from bench.load.timer import NEVER, open_timer
 from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Idling
@@ -37,7 +46,8 @@ from bench.rig.sockets import NewSocket
 BURST_TIMEOUT_S = 60.0
 LEAD_S = 0.005  # from the order to the first request
 OWN_FDS = 200
-CONNECTING = 100  # at once
+BUFFER_BYTES = 4096  # of each connection's parser: redis-py's own 64 KiB would be a gigabyte
+CONNECTING = 25  # at once: no handshake is to wait for longer than a scaled time-out
 PROBES_LOST = 3  # of the kernel's, until it gives a connection up: redis-py's own, as the interval
 ANSWERED = OUTCOMES.index("ok")
 RETRIED = OUTCOMES.index("ok after retry")
@@ -71,12 +81,9 @@ class Lane:
     def burst(self) -> dict[str, Any]:
         """Blocks until every request of a burst has its end; its rows, as LANE_COLUMNS."""
         before = self.counts()
-        burst = Burst(self._redis, self._arrivals(), self._idling.requests)
-        gc.disable()
-        try:
+        burst = Burst(self._redis, self._arrivals(), self._cell)
+        with _uncollected():
             rows = burst.run()
-        finally:
-            gc.enable()
         after = self.counts()
         return {"rows": rows.tobytes(), **{name: after[name] - before[name] for name in after}}
 
@@ -107,11 +114,12 @@ class Lane:
 class Burst:
     """Requests at their times, each in a greenlet of its own."""
 
-    def __init__(self, client: Any, arrivals: NDArray[np.float64], keys: int) -> None:
+    def __init__(self, client: Any, arrivals: NDArray[np.float64], cell: Cell) -> None:
         self._client = client
+        self._borrows = cell.borrows
+        self._keys = cell.workload.keys
         self._times = iter(array("d", (arrivals + clock() + LEAD_S).tobytes()))
         self._key = 0
-        self._keys = keys
         self._left = len(arrivals)
         self._rows = array("d")
         self._ended = Event()
@@ -138,31 +146,39 @@ class Burst:
         self._timer.arm(self._upcoming)
 
     def _request(self, intended: float) -> None:
+        """In a greenlet of its own: a GET, and its row."""
         sent = clock()
-        outcome = ANSWERED
         self._key = key = (self._key + 1) % self._keys
-        try:
-            self._client.get(f"{KEY_PREFIX}{key}")
-        except (RedisError, OSError) as error:
-            outcome = OUTCOMES.index(outcome_of(error))
-        done = clock()
-        self._rows.extend(_row(intended, sent, done, outcome))
+        first: Loan | None = None
+        commands = 0
+        for _ in range(self._borrows):
+            outcome = self._call(f"{KEY_PREFIX}{key}")
+            known = loan()
+            first = first or known
+            commands += known.commands if known is not None else 0
+            if outcome == ANSWERED:
+                break
+        if outcome == ANSWERED and commands > 1:
+            outcome = RETRIED
+        self._rows.extend(_row(intended, sent, clock(), outcome, first, commands))
         self._left -= 1
         if not self._left:
             self._ended.set()
 
+    def _call(self, key: str) -> int:
+        try:
+            self._client.get(key)
+        except (RedisError, OSError) as error:
+            return OUTCOMES.index(outcome_of(error))
+        return ANSWERED
 
-def _row(intended: float, sent: float, done: float, outcome: int) -> tuple[float, ...]:
-    known = loan()
-    if known is None:
-        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, 0
-    connection = known.connection
-    if outcome == ANSWERED and connection.commands > 1:
-        outcome = RETRIED
-    return (
-        intended, sent, known.acquired, done, known.idle_s, outcome, connection.first,
-        connection.commands,
-    )  # fmt: skip
+
+def _row(
+    intended: float, sent: float, done: float, outcome: int, first: Loan | None, commands: int
+) -> tuple[float, ...]:
+    if first is None:
+        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, commands
+    return intended, sent, first.acquired, done, first.idle_s, outcome, first.first, commands
 
 
 class Keeper:
@@ -179,7 +195,8 @@ class Keeper:
         asked = Cell.from_dict(cell)
         raise_fd_limit(asked.pool_size + OWN_FDS)
         access = Access.from_environment()
-        self._lanes[lane] = Lane(asked, access, tuple(address), _sockets_of(passage), seed)
+        with _uncollected():
+            self._lanes[lane] = Lane(asked, access, tuple(address), _sockets_of(passage), seed)
         return {"seconds": clock() - began}
 
     def burst(self, lane: int) -> dict[str, Any]:
@@ -189,7 +206,6 @@ class Keeper:
     def close(self, lane: int) -> dict[str, Any]:
         """Blocks until the lane's connections are closed."""
         self._lanes.pop(lane).close()
-        gc.collect()  # thousands of connections, between bursts and not in one
         return {}
 
     @property
@@ -202,6 +218,16 @@ def _sockets_of(passage: str) -> NewSocket | None:
     return Passage(passage).socket if passage else None
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A collection would walk over thousands of connections, again and again while more come."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 # Pools
 
 
@@ -210,10 +236,8 @@ def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
     options = connection_settings(access.url, address)
     options |= {"connection_class": WatchedConnection, "new_socket": new_socket, **_kept(cell)}
     if cell.socket_timeout_s is not None:
-        options |= {
-            "socket_timeout": cell.socket_timeout_s,
-            "socket_connect_timeout": cell.socket_timeout_s,
-        }
+        # Not that of connecting: what this machine takes for it grows no shorter with the scale.
+        options["socket_timeout"] = cell.socket_timeout_s
     options["retry"] = retry_of(cell)
     if cell.maker == "redis-py":
         return ConnectionPool(max_connections=cell.pool_size, **options)
@@ -229,6 +253,7 @@ def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
         max_idle_time=cell.max_idle_s,
         protocol=cell.resp,
         driver_info=None,
+        socket_read_size=BUFFER_BYTES,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **options,
     )

@@ -56,37 +56,34 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 class Loan:
     """One borrower's: when it was acquired, and for how long the connection had lain idle before
-    (NaN for one that was opened for it)."""
+    (NaN for one that was opened for it); what became of the `first` command on it (a place in
+    `OUTCOMES`), and how many `commands` were sent."""
 
-    __slots__ = ("acquired", "connection", "idle_s")
+    __slots__ = ("acquired", "commands", "first", "idle_s")
 
     def __init__(self, connection: Any, asked: float) -> None:
-        self.connection = connection
+        self.first, self.commands = NO_COMMAND, 0
         self.acquired = clock()
         fresh = connection.opened_at >= asked
         self.idle_s = NEVER_USED if fresh else self.acquired - connection.returned_at
 
 
 class WatchedConnection(PlainConnection):
-    """Tells of the present loan: `first`, its first command's fate (a place in `OUTCOMES`), and
-    how many `commands` were sent for it. `opened_at`, `returned_at`: perf_counter seconds."""
+    """Tells the present loan, where there is one, what becomes of commands. `opened_at`,
+    `returned_at`: perf_counter seconds."""
 
     opened_at = 0.0
     returned_at = 0.0
-    lent = False
-    first = NO_COMMAND
-    commands = 0
+    loan: Loan | None = None
 
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self._sock is None:
             super().connect_check_health(*args, **kwargs)
             self.opened_at = self.returned_at = clock()
 
-    def lend(self) -> None:
-        self.first, self.commands, self.lent = NO_COMMAND, 0, True
-
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-        self.commands += self.lent
+        if self.loan is not None:
+            self.loan.commands += 1
         try:
             super().send_packed_command(*args, **kwargs)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
@@ -103,8 +100,8 @@ class WatchedConnection(PlainConnection):
         return reply
 
     def _note(self, outcome: str) -> None:
-        if self.lent and self.first == NO_COMMAND:
-            self.first = OUTCOMES.index(outcome)
+        if self.loan is not None and self.loan.first == NO_COMMAND:
+            self.loan.first = OUTCOMES.index(outcome)
 
 
 class Loans:
@@ -121,12 +118,11 @@ class Loans:
         greenlet.loan = None
         asked = clock()
         connection = self._pool.get_connection()
-        greenlet.loan = Loan(connection, asked)
-        connection.lend()
+        greenlet.loan = connection.loan = Loan(connection, asked)
         return connection
 
     def release(self, connection: Any) -> None:
-        connection.lent = False
+        connection.loan = None
         connection.returned_at = clock()
         self._pool.release(connection)
 

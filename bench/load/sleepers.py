@@ -26,6 +26,7 @@ from bench.load.swarm import Swarm
 from bench.model import (
     LANE_COLUMNS,
     OUTCOMES,
+    SILENT_TRAPS,
     BenchError,
     Burst,
     Cell,
@@ -33,15 +34,19 @@ from bench.model import (
     Idling,
     Observation,
 )
+from bench.rig.host import raise_fd_limit
 from bench.rig.probes import Machine, Process, Reading, read_cores
 from bench.rig.server import ServerSnapshot
-from bench.rig.traps import MOST_CONNECTIONS, Place, Traps
+from bench.rig.traps import Place, Traps
 
 INTENDED, SENT, ACQUIRED, DONE, IDLE, OUTCOME, FIRST, COMMANDS = range(len(LANE_COLUMNS))
 OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
 LANE_TIMEOUT_S = 90.0
-LATE_S = 4.0  # a burst may come so much after its time: timers beyond it must not have run out
-OPENING_S, PER_CONNECTION_S = 0.5, 0.001  # a guess at what letting in a lane takes
+LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not have run out
+OWN_FDS = 500
+MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
+# Guesses at what things take, from trials; the timed-out first commands of a burst come on top.
+OPENING_S, PER_CONNECTION_S, BURST_S = 0.01, 0.0004, 0.02
 
 Rows = NDArray[np.float64]
 Told = Callable[[Cell], None]
@@ -66,8 +71,16 @@ class Sleeper:
 
     @property
     def idling(self) -> Idling:
-        assert self.cell.idling is not None, "it is asleep"
-        return self.cell.idling
+        return _idling(self.cell)
+
+    def turns(self, due: float, cycle: int) -> list[tuple[float, float]]:
+        """When its bursts are to be expected from the `cycle`-th on, which is due then."""
+        takes_s = burst_s(self.cell)
+        starts = (
+            due + later * (self.idling.gap_s + takes_s)
+            for later in range(self.idling.cycles + 1 - cycle)
+        )
+        return [(start, start + takes_s) for start in starts]
 
 
 class Dormitory:
@@ -78,42 +91,72 @@ class Dormitory:
         self._swarm = swarm
         self._seed = seed
         self.began = clock()
-        lanes = (cell for cell in cells for _ in range(_idling(cell).lanes))
+        self._spaced_until = self.began
+        self._descriptors = min(MOST_DESCRIPTORS, raise_fd_limit(0) - OWN_FDS)
+        # Who sleeps longest begins first.
+        ordered = sorted(cells, key=lambda c: -_idling(c).cycles * _idling(c).gap_s)
+        lanes = (cell for cell in ordered for _ in range(_idling(cell).lanes))
         self.sleepers = [
             Sleeper(number, cell, traps.place(cell)) for number, cell in enumerate(lanes)
         ]
 
-    def run(self, told: Told) -> None:
-        """Blocks until every lane has had its bursts. Raises ApparatusLost, BenchError."""
+    def run(self, told: Told) -> Iterator[tuple[Cell, list[Sleeper]]]:
+        """Each cell with its lanes, when the last of these has ended. Blocks in between. Raises
+        ApparatusLost, BenchError."""
         waiting, asleep = list(self.sleepers), list[Sleeper]()
         while waiting or asleep:
             now = clock()
             due = min(asleep, key=lambda each: each.due, default=None)
             if due is not None and due.due <= now:
+                told(due.cell)
                 self._strike(due)
                 if due.cycle > due.idling.cycles:
                     asleep.remove(due)
                     self._close(due)
-                    told(due.cell)
-            elif waiting and self._has_room(waiting[0], asleep, now):
-                asleep.append(waiting.pop(0))
-                self._open(asleep[-1])
-                self._strike(asleep[-1])
+                    own = [each for each in self.sleepers if each.cell == due.cell]
+                    if not any(each in waiting or each in asleep for each in own):
+                        yield due.cell, own
+            elif fit := self._next(waiting, asleep, now):
+                waiting.remove(fit)
+                asleep.append(fit)
+                self._open(fit)
+                # Or all would be let in at once, strike one after the other when their time comes,
+                # and leave no room then for others.
+                self._spaced_until = now + opening_s(fit.cell) + burst_s(fit.cell)
             else:
                 self._wait(asleep, now)
             self._traps.check()
 
+    def _next(
+        self, waiting: Sequence[Sleeper], asleep: Sequence[Sleeper], now: float
+    ) -> Sleeper | None:
+        """The first that may be let in now."""
+        if now < self._spaced_until:
+            return None
+        return next((each for each in waiting if self._has_room(each, asleep, now)), None)
+
     def _has_room(self, lane: Sleeper, asleep: Sequence[Sleeper], now: float) -> bool:
-        """Whether another may be let in: no burst is kept waiting, and descriptors are left."""
-        connections = sum(each.cell.pool_size for each in asleep) + lane.cell.pool_size
-        takes_s = OPENING_S + PER_CONNECTION_S * lane.cell.pool_size
-        soon = min((each.due for each in asleep), default=math.inf)
-        return connections <= MOST_CONNECTIONS and soon - now >= takes_s
+        """Whether another may be let in: neither its opening nor any of its bursts, as far as can
+        be foreseen, meets one of those asleep, and descriptors are left."""
+        if not self._descriptors_left(lane, asleep):
+            return False
+        opened = now + opening_s(lane.cell) + burst_s(lane.cell) * lane.idling.fresh
+        wanted = [(now, opened), *lane.turns(opened + lane.idling.gap_s, 1)]
+        taken = [turn for each in asleep for turn in each.turns(each.due, each.cycle)]
+        return not any(a < end and start < b for a, b in wanted for start, end in taken)
+
+    def _descriptors_left(self, lane: Sleeper, asleep: Sequence[Sleeper]) -> bool:
+        """Of the worker, which has one for each connection, and of what relays: it has two."""
+        hop = lane.place.hop
+        beside = sum(each.cell.pool_size for each in asleep if each.place.hop == hop)
+        total = sum(each.cell.pool_size for each in asleep) + lane.cell.pool_size
+        relayed = 2 * (beside + lane.cell.pool_size) if hop else 0
+        return max(total, relayed) <= self._descriptors
 
     def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
         self._swarm.check()
-        soon = min(each.due for each in asleep)
-        time.sleep(min(0.05, max(0.0, soon - now)))
+        soon = min((each.due for each in asleep), default=now)
+        time.sleep(min(0.02, max(0.0, soon - now)))
 
     def _open(self, lane: Sleeper) -> None:
         place = lane.place
@@ -127,6 +170,10 @@ class Dormitory:
             seed=self._seed + lane.number,
         )
         lane.ended, lane.wall_ended = clock(), time.time()
+        if lane.idling.fresh:
+            self._strike(lane)
+        else:
+            lane.cycle, lane.due = 1, lane.ended + lane.idling.gap_s
 
     def _strike(self, lane: Sleeper) -> None:
         """One burst, and what server and client told of it."""
@@ -201,10 +248,11 @@ def measure_asleep(
     replicate: int,
     attempts: dict[str, int],
     told: Told,
-) -> list[Observation]:
-    """Run all lanes of these cells, side by side, and gather each cell's. Blocks throughout.
+) -> Iterator[Observation]:
+    """Run all lanes of these cells, side by side; each cell's observation comes when its last lane
+    has ended. Blocks in between.
 
-    `attempts`: by a cell's id, which one this is; `told` hears of each lane that has ended. Raises
+    `attempts`: by a cell's id, which one this is; `told` hears whose turn it is. Raises
     ApparatusLost when a process of the rig dies, BenchError when a worker reports a failure.
     """
     started_unix_s = time.time()
@@ -213,34 +261,29 @@ def measure_asleep(
     dormitory = Dormitory(traps, swarm, cells, traps.seed(block))
     start = _reading(ours)
     try:
-        dormitory.run(told)
+        for cell, lanes in dormitory.run(told):
+            span = _reading(ours).since(start)
+            machine = span.machine(sum(cpu.total_s for cpu in span.cpu.values()))
+            traps.hiccups.read()
+            yield observation(
+                cell,
+                lanes,
+                _series(traps, lanes, dormitory.began),
+                machine,
+                block=block,
+                replicate=replicate,
+                attempt=attempts[cell.id],
+                started_unix_s=started_unix_s,
+                measured_s=max(each.ended for each in lanes) - min(e.opened_at for e in lanes),
+                outside_s=0.0,
+                hiccup_max_s=traps.hiccups.max_s,
+                machine_busy_share=machine.busy,
+                steal_share=machine.steal,
+                foreign_cpu_share=machine.foreign,
+            )
     except BenchError:
         traps.check()
         raise
-    span = _reading(ours).since(start)
-    machine = span.machine(sum(cpu.total_s for cpu in span.cpu.values()))
-    traps.hiccups.read()
-    common = {
-        "block": block,
-        "replicate": replicate,
-        "started_unix_s": started_unix_s,
-        "measured_s": span.duration_s,
-        "hiccup_max_s": traps.hiccups.max_s,
-        "machine_busy_share": machine.busy,
-        "steal_share": machine.steal,
-        "foreign_cpu_share": machine.foreign,
-    }
-    return [
-        observation(
-            cell,
-            [each for each in dormitory.sleepers if each.cell == cell],
-            _series(traps, cell, dormitory),
-            machine,
-            attempt=attempts[cell.id],
-            **common,
-        )
-        for cell in cells
-    ]
 
 
 def observation(
@@ -253,8 +296,8 @@ def observation(
     """What the lanes of one cell recorded; latency is that of bursts after a gap, and apart, under
     the tag "fresh", that of the first ones."""
     bursts = tuple(burst for lane in lanes for burst in lane.bursts)
-    fresh = np.concatenate([lane.rows[0] for lane in lanes])
-    rows = np.concatenate([rows for lane in lanes for rows in lane.rows[1:]])
+    first = 1 if _idling(cell).fresh else 0
+    rows = np.concatenate([rows for lane in lanes for rows in lane.rows[first:]])
     requests = sum(burst.requests for burst in bursts)
     failed = sum(sum(burst.outcomes) - _answered(burst) for burst in bursts)
     refused = sum(burst.outcomes[OUTCOMES.index("no connection")] for burst in bursts)
@@ -262,14 +305,14 @@ def observation(
     reasons = gates.invalid_reasons(checks)
     histograms = {
         "latency": _histogram(rows[:, DONE] - rows[:, INTENDED]),
-        "fresh": _histogram(fresh[:, DONE] - fresh[:, INTENDED]),
         "acquire": _histogram(rows[:, ACQUIRED] - rows[:, SENT]),
         "command": _histogram(rows[:, DONE] - rows[:, ACQUIRED]),
         "send_lag": _histogram(rows[:, SENT] - rows[:, INTENDED]),
     }
-    times = {
-        kind: summarise(histogram) for kind, histogram in histograms.items() if kind != "fresh"
-    }
+    times = {kind: summarise(histogram) for kind, histogram in histograms.items()}
+    if first:
+        fresh = np.concatenate([lane.rows[0] for lane in lanes])
+        histograms["fresh"] = _histogram(fresh[:, DONE] - fresh[:, INTENDED])
     return Observation.partly(
         cell,
         **known,
@@ -306,9 +349,19 @@ def observation(
 def asleep_s(cell: Cell) -> float:
     """A guess at what the cell's lanes take of the time, while others sleep beside them."""
     idling = _idling(cell)
-    opening_s = PER_CONNECTION_S * cell.pool_size / 2
-    burst_s = idling.requests / (cell.offered_qps or 1.0) + 0.2
-    return idling.lanes * (opening_s + burst_s * (1 + idling.cycles))
+    return idling.lanes * (opening_s(cell) + burst_s(cell) * (idling.fresh + idling.cycles))
+
+
+def opening_s(cell: Cell) -> float:
+    """A guess at how long it takes to open a lane, and to close it."""
+    return OPENING_S + PER_CONNECTION_S * cell.pool_size
+
+
+def burst_s(cell: Cell) -> float:
+    """A guess at how long a burst takes."""
+    silent = _idling(cell).trap in SILENT_TRAPS
+    late_s = (cell.socket_timeout_s or 0.0) if silent else 0.0
+    return BURST_S + _idling(cell).requests / (cell.offered_qps or 1.0) + late_s
 
 
 def _answered(burst: Burst) -> int:
@@ -332,23 +385,22 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
     sends = int(sum(rows[:, COMMANDS].sum() for lane in lanes for rows in lane.rows))
     served = sum(burst.server_operations for burst in bursts)
     yield gates.operations({"get": answered}, {"get": sends}, {"get": served})
-    longest_s = max(burst.gap_s for burst in bursts if burst.cycle)
-    yield gates.gap(longest_s, _idling(cell).gap_s, LATE_S)
+    longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
+    yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
     yield gates.clock(max(lane.step_s for lane in lanes), 0)
     yield gates.steal(machine.steal)
     yield gates.foreign_cpu(machine.foreign)
 
 
-def _series(traps: Traps, cell: Cell, dormitory: Dormitory) -> list[dict[str, Any]]:
+def _series(traps: Traps, lanes: Sequence[Sleeper], began: float) -> list[dict[str, Any]]:
     """What the dashboard of a server that the cell's lanes have for themselves showed."""
-    if not _idling(cell).apart:
+    if not lanes[0].idling.apart:
         return []
-    own = [each for each in dormitory.sleepers if each.cell == cell]
-    start, end = min(each.opened_at for each in own), max(each.ended for each in own)
+    start, end = min(each.opened_at for each in lanes), max(each.ended for each in lanes)
     return [
-        {"source": "probes", "at_s": at - dormitory.began, "server_connections": connections,
+        {"source": "probes", "at_s": at - began, "server_connections": connections,
          "server_cpu_s": cpu_s}
-        for at, connections, cpu_s in traps.sampler.rows(own[0].place.server, start, end)
+        for at, connections, cpu_s in traps.sampler.rows(lanes[0].place.server, start, end)
     ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from bench.model import MOST_WORKERS, Cell, Idling, Settings, Trap
 from bench.rig.access import Access
 from bench.rig.firewall import Firewall
 from bench.rig.hiccup import HiccupMeter
+from bench.rig.host import raise_fd_limit
 from bench.rig.link import IdleEnd, Link
 from bench.rig.proxies import EnvoyBalancer, HAProxyBalancer
 from bench.rig.server import Server, open_server
@@ -34,20 +35,20 @@ BALANCERS: dict[str, type[EnvoyBalancer] | type[HAProxyBalancer]] = {
     "envoy": EnvoyBalancer,
     "haproxy": HAProxyBalancer,
 }
-# The most that wait in one block at a time: a link has two descriptors for each.
-MOST_CONNECTIONS = 9_000
-MAXCLIENTS = 10_000  # Redis' default, of which the lanes' share is told
+# A server holds those as well whose clients it was never told had left.
+MOST_HELD, OWN_FDS = 18_000, 500
 SAMPLE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
     """A trap that is set: its server, and where clients connect to; by the sockets of `passage`
-    where a namespace lies between."""
+    where a namespace lies between. `hop` names the process that relays, if one does."""
 
     server: Server
     address: Address
     passage: str = ""
+    hop: str = ""
     balancer: Any = None
 
 
@@ -120,10 +121,10 @@ class Traps:
         if trap in LINK_ENDS:
             assert self.link is not None
             address = self.link.route(0.0, direct, idle_s=idling.trap_s, idle_end=LINK_ENDS[trap])
-            return Place(server, address)
+            return Place(server, address, hop="link")
         if trap in BALANCERS:
             balancer = self._stack.enter_context(BALANCERS[trap](direct, idling.trap_s))
-            return Place(server, balancer.address, balancer=balancer)
+            return Place(server, balancer.address, hop=trap, balancer=balancer)
         if trap == "firewall":
             return Place(server, direct, passage=self._firewalls[-1].passage)
         return Place(server, direct)
@@ -145,8 +146,7 @@ class Traps:
         server = self._stack.enter_context(
             open_server(
                 None,
-                max_connections=MAXCLIENTS,
-                port=0,
+                max_connections=min(MOST_HELD, raise_fd_limit(0) - OWN_FDS),
                 options=usual | (options or {}),
                 **where,
             )
