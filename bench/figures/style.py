@@ -136,3 +136,18 @@ def darker(colour: str) -> str:
     """The same hue, dark enough for small text."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.75 * red, 0.75 * green, 0.75 * blue))
+
+
+# What became of a request, or of the first command on a connection; with a hatch.
+OUTCOME_LOOKS = {
+    "ok": ("#c8ced4", ""),
+    "ok after retry": ("#8fb8a8", "///"),
+    "slow": ("#e8b54d", "..."),
+    "closed": ("#6aa3d5", ""),
+    "reset": ("#2f5d8a", "xx"),
+    "broken pipe": ("#a08cc8", "\\\\\\"),
+    "time-out": ("#c4473a", ""),
+    "no connection": ("#7a1f2b", "++"),
+    "refused": ("#55606b", "--"),
+    "other": ("#222222", ""),
+}

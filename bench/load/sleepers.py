@@ -293,8 +293,8 @@ def observation(
     machine: Machine,
     **known: Any,
 ) -> Observation:
-    """What the lanes of one cell recorded; latency is that of bursts after a gap, and apart, under
-    the tag "fresh", that of the first ones."""
+    """What the lanes of one cell recorded; latency is that of bursts after a gap, and under tags
+    of their own that of the "answered" among these requests, and of the "fresh" first bursts."""
     bursts = tuple(burst for lane in lanes for burst in lane.bursts)
     first = 1 if _idling(cell).fresh else 0
     rows = np.concatenate([rows for lane in lanes for rows in lane.rows[first:]])
@@ -310,6 +310,8 @@ def observation(
         "send_lag": _histogram(rows[:, SENT] - rows[:, INTENDED]),
     }
     times = {kind: summarise(histogram) for kind, histogram in histograms.items()}
+    served = rows[np.isin(rows[:, OUTCOME], (OK, RETRIED))]
+    histograms["answered"] = _histogram(served[:, DONE] - served[:, INTENDED])
     if first:
         fresh = np.concatenate([lane.rows[0] for lane in lanes])
         histograms["fresh"] = _histogram(fresh[:, DONE] - fresh[:, INTENDED])

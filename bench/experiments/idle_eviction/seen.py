@@ -1,0 +1,157 @@
+"""What was seen of each defence in each trap: a row per burst, and a row per combination.
+
+A request has failed when it ended in an error, when the pool had no connection for it, or when it
+took more than `SLOW` times the p99 of healthy bursts: those of undefended pools while their
+connections were fresh.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.replicates import last_attempts
+from bench.experiments.idle_eviction.lanes import (
+    C12B,
+    CLIENTS,
+    FIX,
+    HUGE,
+    NONE,
+    PAIRS,
+    PARTS,
+    TRAPS,
+)
+from bench.model import OUTCOMES
+from bench.store import Store
+
+SLOW = 10.0
+TICKS_PER_S = 1e6  # histograms count whole microseconds
+OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
+# In the order in which they are shown.
+MATRIX = (*PARTS, *PAIRS, FIX, C12B, *CLIENTS)
+AT_ONCE = ("closed", "reset", "broken pipe", "refused")
+
+
+def measured(cells: pd.DataFrame) -> pd.DataFrame:
+    """The last attempts, with the world's time of each trap, `path_s`."""
+    known = last_attempts(cells)
+    path_s = (known["trap_s"].astype(float) * known["scale"].astype(float)).round(-1)
+    return known.assign(path_s=path_s, huge=known["pool_size"] == HUGE)
+
+
+def bursts(known: pd.DataFrame) -> pd.DataFrame:
+    """A row per burst of these cells, with what became of its requests as columns: `ok`, `retried`,
+    `failed`, and `first …`, of the first commands on connections that were no fresh ones."""
+    rows = [_burst_row(cell, burst) for cell in known.itertuples() for burst in cell.bursts]
+    return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+
+
+_COLUMNS = ("cell", "trap", "path_s", "arm", "huge", "valid", "cycle", "lane")
+
+
+def _burst_row(cell: Any, burst: dict[str, Any]) -> dict[str, Any]:
+    outcomes, first = (np.asarray(burst[name]) for name in ("outcomes", "first"))
+    return {
+        "cell": cell.cell,
+        "trap": cell.trap,
+        "path_s": cell.path_s,
+        "arm": cell.arm,
+        "huge": cell.huge,
+        "valid": bool(cell.valid),
+        "ok": int(outcomes[OK]),
+        "retried": int(outcomes[RETRIED]),
+        "failed": int(outcomes.sum() - outcomes[OK] - outcomes[RETRIED]),
+        **{name: int(count) for name, count in zip(OUTCOMES, outcomes, strict=True)},
+        **{f"first {name}": int(count) for name, count in zip(OUTCOMES, first, strict=True)},
+        **{name: value for name, value in burst.items() if name not in ("outcomes", "first")},
+    }
+
+
+def after_gap(each: pd.DataFrame) -> pd.DataFrame:
+    """The bursts that came after a gap."""
+    return each[each["cycle"] > 0] if len(each) else each
+
+
+def healthy_p99_s(known: pd.DataFrame) -> float:
+    """The median, over undefended lanes, of the p99 of the burst on fresh connections; NaN where
+    none was seen. Over lanes, since a stall of the machine in one of them is no one's health."""
+    own = known[(known["arm"] == NONE) & ~known["huge"]]
+    fresh = [b["latency_p99_s"] for each in own["bursts"] for b in each if b["cycle"] == 0]
+    return float(np.median(fresh)) if fresh else math.nan
+
+
+def slow_count(row: Any, store: Store, limit_s: float) -> int:
+    """How many answered requests of a cell's bursts after a gap took longer."""
+    answered = store.histogram(row.cell, row.block, row.attempt, "answered")
+    counts = answered.get_recorded_iterator()
+    return sum(
+        each.count_at_value_iterated_to
+        for each in counts
+        if each.value_iterated_to > limit_s * TICKS_PER_S
+    )
+
+
+def combinations(known: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """A row per defence, trap and time of the path: requests after a gap, those that `failed` with
+    an error or without a connection, those that were `slow`, and the share of both."""
+    limit_s = SLOW * healthy_p99_s(known)
+    rows = [_combination(cell, store, limit_s) for cell in known.itertuples()]
+    return pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, "share"])
+
+
+def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
+    later = [b for b in cell.bursts if b["cycle"] > 0]
+    outcomes, fates = (
+        np.sum([np.asarray(b[name]) for b in later], axis=0) for name in ("outcomes", "first")
+    )
+    requests = int(outcomes.sum())
+    failed = requests - int(outcomes[OK] + outcomes[RETRIED])
+    slow = slow_count(cell, store, limit_s) if math.isfinite(limit_s) else 0
+    return {
+        "cell": cell.cell,
+        "trap": cell.trap,
+        "path_s": cell.path_s,
+        "arm": cell.arm,
+        "huge": cell.huge,
+        "valid": bool(cell.valid),
+        "bursts": len(later),
+        "requests": requests,
+        "failed": failed,
+        "slow": slow,
+        "share": (failed + slow) / requests,
+        "retried": int(outcomes[RETRIED]),
+        "limit_s": limit_s,
+        "overdue": sum(b["overdue"] for b in cell.bursts),
+        "overdue_failed": sum(b["overdue_failed"] for b in cell.bursts),
+        "opened": sum(b["server_connects"] for b in cell.bursts if b["cycle"] > 0),
+        "pings": sum(b["server_pings"] for b in cell.bursts if b["cycle"] > 0),
+        "worst": _worst(outcomes, slow),
+        **{f"first {name}": int(n) for name, n in zip(OUTCOMES, fates, strict=True)},
+    }
+
+
+def _worst(outcomes: Any, slow: int) -> str:
+    """What most of the failures were; empty where there was none."""
+    kinds = {name: int(n) for name, n in zip(OUTCOMES, outcomes, strict=True)}
+    del kinds["ok"], kinds["ok after retry"]
+    kinds["slow"] = slow
+    name = max(kinds, key=lambda kind: kinds[kind])
+    return name if kinds[name] else ""
+
+
+def part(found: pd.DataFrame, arm: str, trap: str | None = None) -> pd.DataFrame:
+    """Valid ones of one defence, of the usual size and the trap's usual time."""
+    own = found[(found["arm"] == arm) & ~found["huge"].astype(bool) & found["valid"].astype(bool)]
+    if trap is None:
+        return own
+    own = own[own["trap"] == trap]
+    return own[own["path_s"] == usual_s(own, trap)] if arm == C12B else own
+
+
+def usual_s(own: pd.DataFrame, trap: str) -> float:
+    """The time of that trap in the matrix, as it was measured: rounding may have lengthened it."""
+    times = own["path_s"].unique()
+    return min(times, key=lambda s: abs(s - TRAPS[trap]), default=math.nan)  # type: ignore[index]

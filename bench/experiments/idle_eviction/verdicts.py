@@ -1,0 +1,350 @@
+"""The claims, judged by rules that were written before the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from scipy import special
+
+from bench.analysis.replicates import REPLICATES_NEEDED, is_known
+from bench.analysis.sentences import as_factor, counted, not_run
+from bench.analysis.statistics import Equivalence, equivalence, log_t_interval, t_interval
+from bench.experiments.idle_eviction.lanes import (
+    BELOW_SERVER_S,
+    C12B,
+    FIX,
+    GAP_S,
+    JUST_BELOW,
+    NAME,
+    NONE,
+    PAIRS,
+    RATE_QPS,
+    SERVER_KEEPALIVE_S,
+    SHORT_GAP,
+    TRAPS,
+)
+from bench.experiments.idle_eviction.seen import (
+    SLOW,
+    bursts,
+    combinations,
+    measured,
+    part,
+)
+from bench.figures.units import si
+from bench.model import SILENT_TRAPS, Estimate, Outcome, Verdict
+from bench.store import Store
+
+NEARLY_ALL = 0.9  # of the connections that a trap has closed, the first command fails
+REQUESTS_NEEDED = 10_000
+ALLOWED = 3e-4  # what no failure in so many shows: the rule of three
+HEALTHY = 1.10  # the server's CPU is not above before: at most so much
+SAME = 0.10
+CORE_POINT = 0.01
+REDIS_MAXCLIENTS = 10_000  # its default
+PATHS = tuple(trap for trap in TRAPS if trap not in ("redis defaults", "redis timeout"))
+ALONE = ("shrink", "idle below", "passive", "ping", "keepalive", "retries")
+
+
+def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
+    """C9 to C13."""
+    known = measured(cells)
+    found, each = combinations(known, store), bursts(known)
+    judged = (
+        _hops(found), _defaults(found), _first_commands(found), _dashboard(each, known),
+        _fix(found), _below_server(found), _cpu(each),
+    )  # fmt: skip
+    lacking = not_run(store.manifest, NAME)
+    return [verdict if not lacking else _with(verdict, lacking) for verdict in judged]
+
+
+def _with(verdict: Verdict, lacking: str) -> Verdict:
+    return dataclasses.replace(verdict, reason=f"{verdict.reason}; {lacking}")
+
+
+def _rests_on(*tables: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(cell for table in tables for cell in table["cell"]))
+
+
+def _share(count: float, of: float) -> float:
+    return count / of if of else math.nan
+
+
+# C9: who closes, when, and what the client sees
+
+
+def fates(found: pd.DataFrame, trap: str, arm: str = NONE) -> dict[str, int]:
+    """What became of the first commands on connections that were no fresh ones."""
+    own = part(found, arm, trap)
+    names = [name for name in own.columns if name.startswith("first ")] if len(own) else []
+    told = {name.removeprefix("first "): int(own[name].sum()) for name in names}
+    return {name: count for name, count in told.items() if count}
+
+
+def closes(found: pd.DataFrame, trap: str) -> bool | None:
+    """Whether it closes between the shorter gap and the longer; None where that was not seen."""
+    late, early = (part(found, arm, trap) for arm in (NONE, SHORT_GAP))
+    if late.empty or not late["overdue"].sum():
+        return None
+    gone = _share(late["overdue_failed"].sum(), late["overdue"].sum()) >= NEARLY_ALL
+    kept = early.empty or not early["failed"].sum()
+    return gone and kept
+
+
+def _hops(found: pd.DataFrame) -> Verdict:
+    told = {trap: closes(found, trap) for trap in TRAPS}
+    seen = {trap: kept for trap, kept in told.items() if kept is not None}
+    server, paths = seen.get("redis timeout"), [seen[t] for t in PATHS if t in seen]
+    silent = [t for t in seen if t in SILENT_TRAPS]
+    outcome: Outcome = "undecided"
+    if server is not None and paths and silent:
+        outcome = "supported" if server and all(paths) else "refuted"
+    own = pd.concat([part(found, arm, t) for t in TRAPS for arm in (NONE, SHORT_GAP)])
+    return Verdict(
+        "C9",
+        "Idle connections are closed by the server, and sooner and more silently by the path",
+        f"by hop: it closes where the first command fails on {NEARLY_ALL:.0%} or more of the "
+        f"connections that were idle for longer than its time, and on none that was for "
+        f"{JUST_BELOW:g} of it; supported where Redis' timeout and every hop of the path do, a "
+        "silent one among them",
+        outcome,
+        "; ".join(_hop_said(found, trap) for trap in seen) or "no trap was measured",
+        {},
+        _rests_on(own),
+    )
+
+
+def _hop_said(found: pd.DataFrame, trap: str) -> str:
+    own = part(found, NONE, trap)
+    path_s = float(own["path_s"].iloc[0])
+    fate = max(fates(found, trap).items(), key=lambda each: each[1] * (each[0] != "ok"))
+    share = _share(own["overdue_failed"].sum(), own["overdue"].sum())
+    return f"{trap} ({si(path_s, 's')}): {share:.0%} of first commands fail, most with “{fate[0]}”"
+
+
+def _defaults(found: pd.DataFrame) -> Verdict:
+    own = part(found, NONE, "redis defaults")
+    told = fates(found, "redis defaults")
+    broken = sum(told.values()) - told.get("ok", 0)
+    outcome: Outcome = "undecided"
+    if sum(told.values()):
+        outcome = "supported" if broken else "refuted"
+    said = (
+        f"{broken} of {counted(sum(told.values()), 'first command')} failed after "
+        f"{si(GAP_S, 's')} of idleness, past the keepalive at {si(SERVER_KEEPALIVE_S, 's')}"
+    )
+    return Verdict(
+        "C9b",
+        "Redis' default TCP keepalive kills idle connections",
+        "a server left at its defaults, connections idle well past its keepalive: supported where "
+        "any healthy one is closed, refuted where none is",
+        outcome, said, {}, _rests_on(own),
+    )  # fmt: skip
+
+
+# C10: the first command, and what a retry makes of it
+
+
+def _first_commands(found: pd.DataFrame) -> Verdict:
+    timed = [trap for trap in TRAPS if TRAPS[trap]]
+    shares = {trap: _failing(part(found, NONE, trap)) for trap in timed}
+    seen = {trap: share for trap, share in shares.items() if not math.isnan(share)}
+    retried = pd.concat([part(found, "retries", trap) for trap in timed])
+    quick = int((retried["retried"] - retried["slow"]).clip(lower=0).sum())
+    late = int((retried["failed"] + retried["slow"]).sum())
+    outcome: Outcome = "undecided"
+    if seen and len(retried):
+        fails = min(seen.values()) >= NEARLY_ALL
+        outcome = "supported" if fails and quick and late else "refuted"
+    pipes = sum(fates(found, trap).get("broken pipe", 0) for trap in timed)
+    reason = (
+        f"first commands that failed on closed connections: {_shares_said(seen)}; EPIPE "
+        f"(“broken pipe”) in {pipes}; with redis-py's retries {quick} requests succeeded in good "
+        f"time and {late} failed or came too late"
+    )
+    own = pd.concat([retried, *(part(found, NONE, trap) for trap in timed)])
+    return Verdict(
+        "C10",
+        "A pool that does not check hands dead connections out; retries sometimes help",
+        f"in every trap {NEARLY_ALL:.0%} or more of the closed connections fail their first "
+        f"command; with retries both are seen: success in time, and failure or more than {SLOW:g} "
+        "times the healthy p99",
+        outcome, reason, {}, _rests_on(own),
+    )  # fmt: skip
+
+
+def _failing(own: pd.DataFrame) -> float:
+    return _share(own["overdue_failed"].sum(), own["overdue"].sum()) if len(own) else math.nan
+
+
+def _shares_said(seen: Mapping[Any, float]) -> str:
+    return ", ".join(f"{trap} {share:.1%}" for trap, share in seen.items()) or "none was seen"
+
+
+# C11: what the dashboard shows meanwhile
+
+
+def during_before(each: pd.DataFrame) -> list[float]:
+    """Server CPU of an undefended lane's burst after the gap ÷ that of its fresh one, at the same
+    offered rate; a ratio for each lane."""
+    own = each[(each["arm"] == NONE) & each["valid"] & ~each["huge"]]
+    own = own[own["trap"].map(lambda trap: bool(TRAPS[trap]))]
+    fresh = own[own["cycle"] == 0].set_index(["cell", "lane"])["server_cpu_s"]
+    later = own[own["cycle"] == 1].set_index(["cell", "lane"])["server_cpu_s"]
+    return [float(ratio) for ratio in (later / fresh).dropna()]
+
+
+def _dashboard(each: pd.DataFrame, known: pd.DataFrame) -> Verdict:
+    ratio = log_t_interval(during_before(each) if len(each) else [], unit="×")
+    outcome: Outcome = "undecided"
+    if is_known(ratio):
+        outcome = "supported" if ratio.high <= HEALTHY else "undecided"
+        outcome = "refuted" if ratio.low > HEALTHY else outcome
+    held = int(known["server_connections_peak"].max()) if len(known) else 0
+    huge = known[known["huge"]] if len(known) else known
+    share = ""
+    if len(huge):
+        peak = int(huge["server_connections_peak"].max())
+        share = (
+            f"; the pool of {int(huge['pool_size'].max()):,} takes "
+            f"{peak / REDIS_MAXCLIENTS:.0%} of maxclients at its default of {REDIS_MAXCLIENTS:,}"
+        )
+    return Verdict(
+        "C11",
+        "Meanwhile the server's dashboard looks healthy",
+        "server CPU of a burst on dead connections ÷ that of the same burst on fresh ones, by "
+        f"lane: supported where the 95 % interval ends below {HEALTHY:g}, refuted where it begins "
+        "above; no connection was refused by the server",
+        outcome,
+        (f"CPU {as_factor(ratio)}" if is_known(ratio) else "too few lanes") + share
+        + (f"; at most {held:,} connections at once on any server" if held else ""),
+        {"server CPU, during ÷ before": ratio},
+        _rests_on(known[known["arm"] == NONE]),
+    )  # fmt: skip
+
+
+# C12 and C12b: what brings failures to zero
+
+
+def _fix(found: pd.DataFrame) -> Verdict:
+    own = pd.concat([part(found, FIX, trap) for trap in TRAPS])
+    requests, failed = int(own["requests"].sum()), int((own["failed"] + own["slow"]).sum())
+    silent = own[own["trap"].isin(SILENT_TRAPS)]
+    enough = requests >= REQUESTS_NEEDED and len(silent) > 0
+    outcome: Outcome = "undecided"
+    if enough or failed:
+        outcome = "refuted" if failed else "supported"
+    alone = [f"{arm} {_over_traps(found, arm)}" for arm in (*ALONE, *PAIRS)]
+    return Verdict(
+        "C12",
+        "Pool size at peak concurrency, an idle timeout below the path's, and validation on borrow "
+        "bring failures to zero",
+        f"no failure (error, no connection, or more than {SLOW:g} times the healthy p99) in "
+        f"{REQUESTS_NEEDED:,} or more requests after a gap, stated as at most {ALLOWED:.2%}; "
+        "every part alone and together beside it",
+        outcome,
+        f"{failed} of {requests:,} requests in {int(own['bursts'].sum())} bursts and "
+        f"{counted(own['trap'].nunique(), 'trap')} failed; failing with one part, or two, over "
+        f"all traps: {', '.join(alone)}; with none {_over_traps(found, NONE)}",
+        {"share of requests that failed": _at_most(failed, requests)},
+        _rests_on(own, *(part(found, arm) for arm in (*ALONE, *PAIRS, NONE))),
+    )
+
+
+def _at_most(failed: int, requests: int) -> Estimate:
+    """With the upper end of Clopper and Pearson's one-sided 95 % interval."""
+    if not requests:
+        return Estimate(math.nan, math.nan, math.nan, "share", 0)
+    high = 1.0
+    if failed < requests:
+        high = float(special.betaincinv(failed + 1, requests - failed, 0.95))
+    return Estimate(failed / requests, 0.0, high, "share", requests)
+
+
+def _over_traps(found: pd.DataFrame, arm: str) -> str:
+    """The share that fails over all traps, and the traps in which any does."""
+    own = pd.concat([part(found, arm, trap) for trap in TRAPS])
+    if own.empty:
+        return "not measured"
+    own = own.assign(bad=own["failed"] + own["slow"])
+    share = _share(own["bad"].sum(), own["requests"].sum())
+    held = int((own["bad"] == 0).sum())
+    return f"{share:.1%} (none in {held} of {counted(len(own), 'trap')})"
+
+
+def _below_server(found: pd.DataFrame) -> Verdict:
+    own = part(found, C12B)
+    bad = own[(own["failed"] + own["slow"]) > 0]
+    outcome: Outcome = "undecided"
+    if len(own):
+        outcome = "refuted" if len(bad) else "supported"
+    told = [
+        f"{row.trap} ({si(row.path_s, 's')}): {row.failed + row.slow} of {row.requests}"
+        for row in own.itertuples()
+    ]
+    return Verdict(
+        "C12b",
+        "An idle timeout below the server's keepalive is enough",
+        f"a pool's idle timeout of {si(BELOW_SERVER_S, 's')}, scaled, on each hop: supported where "
+        "no request fails on any, refuted where one does",
+        outcome,
+        f"failed, by hop: {'; '.join(told) or 'none was measured'}",
+        {},
+        _rests_on(own),
+    )
+
+
+# C13: what the fix costs the server
+
+
+def cpu_us(each: pd.DataFrame, arm: str, fresh: bool) -> pd.Series:
+    """Server CPU per application request, by trap."""
+    own = each[(each["arm"] == arm) & each["valid"] & ~each["huge"]]
+    own = own[(own["cycle"] == 0) == fresh].groupby("trap")[["server_cpu_s", "requests"]].sum()
+    return 1e6 * own["server_cpu_s"] / own["requests"]
+
+
+def fix_ratios(each: pd.DataFrame, arm: str = FIX) -> list[float]:
+    """With the fix after a gap ÷ undefended and fresh, by trap."""
+    return [float(r) for r in (cpu_us(each, arm, False) / cpu_us(each, NONE, True)).dropna()]
+
+
+def _cpu(each: pd.DataFrame) -> Verdict:
+    ratios = fix_ratios(each) if len(each) else []
+    same = equivalence(ratios, SAME)
+    points = _points(each)
+    outcome = _cpu_outcome(same, points)
+    said = (
+        f"{as_factor(same.ratio)} (90 % interval), detectable from {same.detectable:.1%} up; at "
+        f"{si(RATE_QPS, '/s')} that is {100 * points.value:+.2f} points of a core "
+        f"({100 * points.low:+.2f} to {100 * points.high:+.2f})"
+    )
+    own = each[each["arm"].isin([NONE, FIX])] if len(each) else each
+    return Verdict(
+        "C13",
+        "That fix does not move Redis' CPU: the fault was in the client",
+        "server CPU per application request, with the fix after a gap ÷ undefended on fresh "
+        f"connections, by trap: two one-sided tests within ±{SAME:.0%}, and within "
+        f"±{CORE_POINT:.0%} of a core",
+        outcome,
+        said if same.ratio.n >= REPLICATES_NEEDED else "too few traps were measured",
+        {"server CPU, fix ÷ healthy": same.ratio, "difference, of a core": points},
+        _rests_on(own),
+    )
+
+
+def _points(each: pd.DataFrame) -> Estimate:
+    if not len(each):
+        return t_interval([], "cores")
+    difference = cpu_us(each, FIX, False) - cpu_us(each, NONE, True)
+    return t_interval([1e-6 * RATE_QPS * us for us in difference.dropna()], "cores")
+
+
+def _cpu_outcome(same: Equivalence, points: Estimate) -> Outcome:
+    if same.equivalent and max(abs(points.low), abs(points.high)) <= CORE_POINT:
+        return "supported"
+    outside = same.ratio.low > 1 + SAME or same.ratio.high < 1 - SAME
+    return "refuted" if outside and same.ratio.n >= REPLICATES_NEEDED else "undecided"

@@ -1,0 +1,184 @@
+"""What the figures say: titles and paragraphs, their numbers from the cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.sentences import counted
+from bench.analysis.statistics import log_t_interval
+from bench.experiments.idle_eviction.lanes import FIX, NONE, PAIRS, PARTS, TRAPS
+from bench.experiments.idle_eviction.seen import (
+    AT_ONCE,
+    MATRIX,
+    after_gap,
+    bursts,
+    combinations,
+    measured,
+    part,
+)
+from bench.experiments.idle_eviction.verdicts import (
+    during_before,
+    fates,
+    fix_ratios,
+)
+from bench.figures.units import si
+from bench.model import SILENT_TRAPS
+from bench.store import Store
+
+
+def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
+    """A sentence for each figure that these cells allow: its title."""
+    known = measured(cells)
+    return findings_of(known, combinations(known, store), bursts(known))
+
+
+def findings_of(known: pd.DataFrame, found: pd.DataFrame, each: pd.DataFrame) -> dict[str, str]:
+    said = {}
+    if len(found) and len(part(found, NONE)):
+        said["idle_matrix"] = _matrix_finding(found)
+        if known["keep_requests"].any():
+            said["idle_timeline"] = _timeline_finding(known)
+        said["idle_first_commands"] = _fates_finding(found)
+        if len(during_before(each)):
+            said["idle_server"] = _server_finding(each)
+    return said
+
+
+def stops_all(found: pd.DataFrame) -> list[str]:
+    """The defences with which no request failed in any trap that some request fails in."""
+    traps = [trap for trap in TRAPS if _bad(part(found, NONE, trap))]
+    return [
+        arm
+        for arm in (*PARTS, *PAIRS, FIX)
+        if traps and all(len(o := part(found, arm, t)) and not _bad(o) for t in traps)
+    ]
+
+
+def _bad(own: pd.DataFrame) -> int:
+    return int((own["failed"] + own["slow"]).sum()) if len(own) else 0
+
+
+def _matrix_finding(found: pd.DataFrame) -> str:
+    traps = [trap for trap in TRAPS if len(part(found, NONE, trap))]
+    hit = [trap for trap in traps if _bad(part(found, NONE, trap))]
+    held = stops_all(found)
+    if not hit:
+        return "No request failed in any trap, with or without a defence"
+    alone = f"; what stops all of them: {', '.join(held)}" if held else "; nothing stops all"
+    return f"Undefended, requests fail in {len(hit)} of {counted(len(traps), 'trap')}{alone}"
+
+
+def _timeline_finding(known: pd.DataFrame) -> str:
+    lanes = bursts(known[known["keep_requests"]])
+    told = []
+    for arm in (NONE, FIX):
+        own = after_gap(lanes[lanes["arm"] == arm])
+        if len(own):
+            told.append(
+                f"{int(own['failed'].sum()):,} of {int(own['requests'].sum()):,} with {arm}"
+            )
+    return f"The incident, requests that failed after the gap: {', '.join(told) or 'not measured'}"
+
+
+def _fates_finding(found: pd.DataFrame) -> str:
+    def failing(traps: Sequence[str]) -> str:
+        own = pd.concat([part(found, NONE, t) for t in traps]) if traps else found.head(0)
+        share = own["overdue_failed"].sum() / own["overdue"].sum() if len(own) else math.nan
+        return si(float(share), "share")
+
+    silent = [t for t in TRAPS if t in SILENT_TRAPS and len(part(found, NONE, t))]
+    told = [t for t in TRAPS if TRAPS[t] and t not in SILENT_TRAPS and len(part(found, NONE, t))]
+    return (
+        f"On closed connections {failing(told)} of first commands fail where an end is told, at "
+        f"once, and {failing(silent)} where nobody is, after a time-out"
+    )
+
+
+def _server_finding(each: pd.DataFrame) -> str:
+    during = during_before(each)
+    fix = fix_ratios(each)
+    told = f"{np.median(fix):.2f} × with the fix" if fix else "the fix was not measured"
+    return (
+        f"The server spends {np.median(during):.2f} × the CPU while requests fail, and {told}: "
+        "its dashboard shows neither"
+    )
+
+
+def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
+    """A paragraph of Markdown below each figure."""
+    known = measured(cells)
+    found, each = combinations(known, store), bursts(known)
+    told = {
+        "idle_matrix": lambda: _matrix_prose(found),
+        "idle_timeline": lambda: _timeline_prose(known),
+        "idle_first_commands": lambda: _fates_prose(found),
+        "idle_server": lambda: _server_prose(each),
+    }
+    return {name: told[name]() for name in findings_of(known, found, each)}
+
+
+def _matrix_prose(found: pd.DataFrame) -> str:
+    lines = []
+    for arm in MATRIX:
+        own = [(trap, part(found, arm, trap)) for trap in TRAPS]
+        seen = [(trap, rows) for trap, rows in own if len(rows)]
+        if seen:
+            holds = [trap for trap, rows in seen if not _bad(rows)]
+            lines.append(f"- **{arm}**: no failure in {len(holds)} of {len(seen)} traps")
+    limits = found["limit_s"].dropna()
+    limit = f"A request is slow from {si(float(limits.max()), 's')} up. " if len(limits) else ""
+    return (
+        f"{limit}A path that only counts bytes (link, load balancers) is not refreshed by TCP's "
+        "own probes, and the link's kernel answers them itself: what keepalive is worth is to be "
+        "read in the firewall's column alone. In the firewall's the path is shorter than the "
+        "server's own keepalive, which would refresh a longer one.\n\n" + "\n".join(lines)
+    )
+
+
+def _timeline_prose(known: pd.DataFrame) -> str:
+    lanes = after_gap(bursts(known[known["keep_requests"]]))
+    said = [
+        f"{arm}: p99 {si(float(own['latency_p99_s'].max()), 's')}, "
+        f"{int(own['server_connects'].sum())} connections opened anew"
+        for arm in (NONE, FIX)
+        if len(own := lanes[lanes["arm"] == arm])
+    ]
+    return (
+        "Both services get the same burst twice: on fresh connections, and after the gap. "
+        f"{'; '.join(said)}. What the server's dashboard shows is below the requests: CPU of one "
+        "core, and its clients, among them those whose client has long gone, which a silent path "
+        "leaves behind."
+    )
+
+
+def _fates_prose(found: pd.DataFrame) -> str:
+    lines = []
+    for trap in TRAPS:
+        told = fates(found, trap)
+        if told:
+            total = sum(told.values())
+            parts = ", ".join(
+                f"{name} {si(count / total, 'share')}" for name, count in told.items()
+            )
+            lines.append(f"- {trap}: {parts}")
+    quick = sum(
+        count for trap in TRAPS for name, count in fates(found, trap).items() if name in AT_ONCE
+    )
+    return (
+        f"{quick:,} first commands failed at once, where a retry costs one more connection; where "
+        "nobody was told, a retry comes after the socket's time-out, and the caller has waited for "
+        "that.\n\n" + "\n".join(lines)
+    )
+
+
+def _server_prose(each: pd.DataFrame) -> str:
+    during = log_t_interval(during_before(each))
+    return (
+        f"While requests fail, the server is spared them: {during.value:.2f} × the CPU over "
+        f"{counted(during.n, 'lane')}. Connections that are opened anew cost it a handshake each. "
+        "Whoever looks for the cause there finds a server with time to spare."
+    )
