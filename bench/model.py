@@ -24,25 +24,27 @@ Profile = Literal["smoke", "standard", "full"]
 BoundBy = Literal["users", "pool", "generator", "link", "server", "machine"]
 Process = Literal["constant", "poisson", "bursty", "spike", "trace"]
 Outcome = Literal["supported", "refuted", "undecided"]
-# What ends an idle connection on its way: nothing, a server left at its defaults, its `timeout`,
-# the link in four manners, a load balancer, or a kernel's firewall.
+# What ends an idle connection on its way: nothing (straight, or by the link), a server left at its
+# defaults, its `timeout`, the link in four manners, a load balancer, or a kernel's firewall.
 Trap = Literal[
-    "none", "redis defaults", "redis timeout", "link fin", "link reset", "link reset on next",
-    "link silence", "envoy", "haproxy", "firewall",
+    "none", "link", "redis defaults", "redis timeout", "link fin", "link reset",
+    "link reset on next", "link silence", "envoy", "haproxy", "firewall",
 ]  # fmt: skip
 SILENT_TRAPS: tuple[Trap, ...] = ("link silence", "firewall")  # the endpoints are told nothing
 WHOLE_SECONDS: tuple[Trap, ...] = ("redis timeout", "firewall")  # traps that count in these
 # Whose pool a lane has: ours, or one that redis-py brings.
 Maker = Literal["ours", "redis-py", "redis-py blocking", "redis-py asyncio"]
 # What became of a request, or of the first command that it sent. "closed": the reply was the end of
-# the stream; "refused": no connection came about; "no connection": the pool had none to give.
+# the stream; "refused": no connection came about; "no connection": the pool had none to give; "no
+# thread": the service had none in time.
 # The columns of a lane's requests: seconds after the cell's begin, and what became of each.
 LANE_COLUMNS = (
     "intended_s", "sent_s", "acquired_s", "done_s", "idle_s", "outcome", "first", "commands",
+    "other",
 )  # fmt: skip
 OUTCOMES = (
     "ok", "ok after retry", "broken pipe", "reset", "closed", "time-out", "refused",
-    "no connection", "other",
+    "no connection", "no thread", "other",
 )  # fmt: skip
 
 MOST_WORKERS = 64  # a run may ask for
@@ -168,7 +170,7 @@ class Idling:
 
     def __post_init__(self) -> None:
         within("gap_s", self.gap_s, 0, 86_400)
-        within("cycles", self.cycles, 1, 1_000)
+        within("cycles", self.cycles, 0 if self.fresh else 1, 1_000)
         within("lanes", self.lanes, 1, 1_000)
         within("volley", self.volley, 0, self.requests)
         within("requests", self.requests, 1, 1_000_000)
@@ -187,7 +189,41 @@ class Idling:
         return math.inf if self.trap in UNTIMED else self.trap_s
 
 
-UNTIMED: tuple[Trap, ...] = ("none", "redis defaults")
+UNTIMED: tuple[Trap, ...] = ("none", "link", "redis defaults")
+# What goes wrong in the midst of a burst: the server halts (SIGSTOP), is paused by CLIENT PAUSE, or
+# is killed and started again; the link stalls, refuses, or loses all without a word.
+Fault = Literal["none", "stop", "pause", "restart", "stall", "cut", "sever"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What goes wrong in a lane's burst, and the service that meets it.
+
+    `fault` lasts from `begins_s` for `fault_s`; a stall takes the `fault_share` of connections that
+    are the oldest. The service has `threads` (None: one for each request), and its callers give up
+    after `patience_s`. `other_share` of its requests do not need Redis: they take `other_s` of a
+    thread. Raises PreflightError for a value out of range.
+    """
+
+    fault: Fault = "none"
+    begins_s: float = 0.0
+    fault_s: float = 0.0
+    fault_share: float = 1.0
+    threads: int | None = None
+    patience_s: float = 60.0
+    other_share: float = 0.0
+    other_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("begins_s", "fault_s", "other_s"):
+            within(name, getattr(self, name), 0, 60)
+        within("fault_share", self.fault_share, 0, 1)
+        within("other_share", self.other_share, 0, 1)
+        within("patience_s", self.patience_s, 0.001, 3_600)
+        if self.threads is not None:
+            within("threads", self.threads, 1, 100_000)
+
+
 LEAST_QPS, MOST_QPS = 0.001, 1_000_000
 
 
@@ -231,8 +267,9 @@ class Cell:
     it alone: `maker`, whose pool it is; `max_idle_s`, after which a pool closes an idle connection
     (None: never); `keepalive_s`, after which the client's kernel probes one (None: it does not);
     `socket_timeout_s` (None: redis-py's own); `retries` of a command on its connection, with
-    redis-py's exponential backoff up to `backoff_s`; `borrows`: how many connections a request may
-    try, one after the other.
+    redis-py's exponential backoff up to `backoff_s`; `borrows`: how many connections
+    a request may try, one after the other; `max_waiting`: how many may stand in line for one;
+    `outage`: what goes wrong in the burst.
 
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
     settings apart (A/A). `stop_s`: how long the owned server is stopped
@@ -274,6 +311,8 @@ class Cell:
     staircase: tuple[int, ...] = ()
     quiet: bool = False
     idling: Idling | None = None
+    outage: Outage | None = None
+    max_waiting: int | None = None
     maker: Maker = "ours"
     max_idle_s: float | None = None
     keepalive_s: int | None = None
@@ -316,6 +355,19 @@ class Cell:
         within("retries", self.retries, 0, 100)
         within("backoff_s", self.backoff_s, 0, 60)
         within("borrows", self.borrows, 1, 100)
+        if self.max_waiting is not None:
+            within("max_waiting", self.max_waiting, 0, 1_000_000)
+        self._check_service()
+
+    def _check_service(self) -> None:
+        """A service whose threads are fewer than its pool's connections has no use for the rest;
+        what is worse, its pool can never be what holds its calls back."""
+        threads = self.outage.threads if self.outage is not None else None
+        if threads is not None and threads < self.pool_size:
+            raise PreflightError(
+                f"threads is {threads}, fewer than the pool's {self.pool_size} connections: the "
+                "pool is never the limit; take more threads or a smaller pool"
+            )
         for name in ("max_idle_s", "keepalive_s", "socket_timeout_s"):
             if (value := getattr(self, name)) is not None:
                 within(name, value, 1 if name == "keepalive_s" else 0.001, 86_400)
@@ -336,6 +388,7 @@ class Cell:
             "workload": Workload(**told["workload"]),
             "arrivals": told["arrivals"] and Arrivals(**told["arrivals"]),
             "idling": told["idling"] and Idling(**told["idling"]),
+            "outage": told["outage"] and Outage(**told["outage"]),
             "staircase": tuple(told["staircase"]),
         }
         return cls(**{**told, **nested})
@@ -486,6 +539,7 @@ class Burst:
     these, those whose connection had been idle for longer than the trap allows; `overdue_failed`:
     and whose first command failed. `opened`, `closed_…`: connections, during the burst, by why. Of
     the server: CPU and calls during the burst, and the most connections that it had.
+    `fault_…_s`: after the cell's begin, where something went wrong in it.
     """
 
     lane: int
@@ -511,6 +565,8 @@ class Burst:
     server_pings: int
     server_connects: int
     server_connections: int
+    fault_began_s: float | None = None
+    fault_ended_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

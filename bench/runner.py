@@ -23,6 +23,7 @@ from bench.store import Store
 # Pools this large cost seconds to open, so their cells stay together within a block's random order.
 KEEP_TOGETHER_FROM = 1000
 OWN_FDS = 100
+STRAIGHT = ("none", "redis defaults", "redis timeout", "firewall")  # nobody relays
 ATTEMPTS = 2
 
 
@@ -97,7 +98,8 @@ def _descriptors(cell: Cell) -> int:
 
 
 def _hops(cell: Cell) -> int:
-    return 2 if cell.rtt_s else 1
+    relayed = cell.rtt_s or (cell.idling is not None and cell.idling.trap not in STRAIGHT)
+    return 2 if relayed else 1
 
 
 def _what_fits(cell: Cell, limit: int) -> str:
@@ -207,7 +209,8 @@ def _run_asleep(
     traps = stack.enter_context(Traps(settings, cells))
     for server in traps.servers():
         store.note_server(server.flavour, server.version)
-    swarm = stack.enter_context(Swarm(1, 1, traps.access, log))
+    workers = max(cell.workers for cell in cells)
+    swarm = stack.enter_context(Swarm(workers, workers, traps.access, log))
     made = {cell.id: len(store.attempts().get((cell.id, block.number), [])) for cell in cells}
     while cells:
         made.update({cell.id: made[cell.id] + 1 for cell in cells})

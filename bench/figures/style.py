@@ -151,3 +151,12 @@ OUTCOME_LOOKS = {
     "refused": ("#55606b", "--"),
     "other": ("#222222", ""),
 }
+
+# How a service lets go of calls that are stuck.
+DEFENCES = {
+    "no timeout": Style("#c4473a", "o"),
+    "acquire timeout": Style("#1f6f54", "s"),
+    "socket timeout": Style("#b9770e", "^"),
+    "both timeouts": Style("#3b5aa3", "D"),
+    "max waiting": Style("#8c564b", "v"),
+}

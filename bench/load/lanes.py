@@ -18,6 +18,7 @@ import gevent
 import numpy as np
 from gevent.event import Event
 from gevent.hub import get_hub
+from gevent.lock import Semaphore
 from numpy.typing import NDArray
 from redis import BlockingConnectionPool, ConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
@@ -36,7 +37,7 @@ from bench.load.loans import (
 )
 from bench.load.pool import Pool
 from bench.load.timer import NEVER, open_timer
-from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Idling
+from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Idling, Outage
 from bench.rig.access import Access
 from bench.rig.firewall import Passage
 from bench.rig.host import raise_fd_limit
@@ -51,6 +52,7 @@ CONNECTING = 25  # at once: no handshake is to wait for longer than a scaled tim
 PROBES_LOST = 3  # of the kernel's, until it gives a connection up: redis-py's own, as the interval
 ANSWERED = OUTCOMES.index("ok")
 RETRIED = OUTCOMES.index("ok after retry")
+NO_THREAD = OUTCOMES.index("no thread")
 
 
 class Lane:
@@ -64,6 +66,8 @@ class Lane:
         assert cell.offered_qps is not None, "a burst has a rate"
         self._cell = cell
         self._idling: Idling = cell.idling
+        self._requests = cell.idling.requests // cell.workers
+        self._volley = min(cell.idling.volley, self._requests)
         self._random = np.random.default_rng(seed)
         self._loans = Loans(new_pool(cell, access, address, new_socket))
         self._redis: Any = Redis(connection_pool=self._loans)  # type: ignore[arg-type]
@@ -81,7 +85,7 @@ class Lane:
     def burst(self) -> dict[str, Any]:
         """Blocks until every request of a burst has its end; its rows, as LANE_COLUMNS."""
         before = self.counts()
-        burst = Burst(self._redis, self._arrivals(), self._cell)
+        burst = Burst(self._redis, self._arrivals(), self._cell, self._others())
         with _uncollected():
             rows = burst.run()
         after = self.counts()
@@ -89,9 +93,15 @@ class Lane:
 
     def _arrivals(self) -> NDArray[np.float64]:
         """Seconds after the burst's begin."""
-        rest = self._idling.requests - self._idling.volley
-        waits = self._random.exponential(1 / (self._cell.offered_qps or 1.0), rest)
-        return np.concatenate([np.zeros(self._idling.volley), np.cumsum(waits)])
+        rest = self._requests - self._volley
+        rate = (self._cell.offered_qps or 1.0) / self._cell.workers
+        waits = self._random.exponential(1 / rate, rest)
+        return np.concatenate([np.zeros(self._volley), np.cumsum(waits)])
+
+    def _others(self) -> NDArray[np.bool_]:
+        """Which of the requests do not need Redis."""
+        share = self._cell.outage.other_share if self._cell.outage is not None else 0.0
+        return self._random.random(self._requests) < share
 
     def counts(self) -> dict[str, int]:
         """What the pool tells of itself; nothing, where it is not ours."""
@@ -114,8 +124,19 @@ class Lane:
 class Burst:
     """Requests at their times, each in a greenlet of its own."""
 
-    def __init__(self, client: Any, arrivals: NDArray[np.float64], cell: Cell) -> None:
+    def __init__(
+        self,
+        client: Any,
+        arrivals: NDArray[np.float64],
+        cell: Cell,
+        others: NDArray[np.bool_],
+    ) -> None:
+        service = cell.outage or Outage()
         self._client = client
+        self._threads = Semaphore(service.threads or len(arrivals))
+        self._patience_s = service.patience_s
+        self._other_s = service.other_s
+        self._others = iter(others.tolist())
         self._borrows = cell.borrows
         self._keys = cell.workload.keys
         self._times = iter(array("d", (arrivals + clock() + LEAD_S).tobytes()))
@@ -140,13 +161,39 @@ class Burst:
         """On the hub: a greenlet for each request that is due."""
         run_callback = get_hub().loop.run_callback
         while self._upcoming <= clock():
-            request = gevent.Greenlet(self._request, self._upcoming)
+            request = gevent.Greenlet(self._request, self._upcoming, next(self._others))
             run_callback(request.switch)
             self._upcoming = next(self._times, NEVER)
         self._timer.arm(self._upcoming)
 
-    def _request(self, intended: float) -> None:
-        """In a greenlet of its own: a GET, and its row."""
+    def _request(self, intended: float, other: bool) -> None:
+        """In a greenlet of its own, which waits for one of the service's threads."""
+        if not self._threads.acquire(timeout=intended + self._patience_s - clock()):
+            now = clock()
+            self._end(_row(intended, now, now, NO_THREAD, None, 0, other))
+            return
+        try:
+            if other:
+                self._serve_other(intended)
+            else:
+                self._serve(intended)
+        finally:
+            self._threads.release()
+
+    def _end(self, row: tuple[float, ...]) -> None:
+        self._rows.extend(row)
+        self._left -= 1
+        if not self._left:
+            self._ended.set()
+
+    def _serve_other(self, intended: float) -> None:
+        """What needs no Redis."""
+        sent = clock()
+        gevent.sleep(self._other_s)
+        self._end(_row(intended, sent, clock(), ANSWERED, None, 0, True))
+
+    def _serve(self, intended: float) -> None:
+        """A GET."""
         sent = clock()
         self._key = key = (self._key + 1) % self._keys
         first: Loan | None = None
@@ -160,10 +207,7 @@ class Burst:
                 break
         if outcome == ANSWERED and commands > 1:
             outcome = RETRIED
-        self._rows.extend(_row(intended, sent, clock(), outcome, first, commands))
-        self._left -= 1
-        if not self._left:
-            self._ended.set()
+        self._end(_row(intended, sent, clock(), outcome, first, commands, False))
 
     def _call(self, key: str) -> int:
         try:
@@ -174,11 +218,19 @@ class Burst:
 
 
 def _row(
-    intended: float, sent: float, done: float, outcome: int, first: Loan | None, commands: int
+    intended: float,
+    sent: float,
+    done: float,
+    outcome: int,
+    first: Loan | None,
+    commands: int,
+    other: bool,
 ) -> tuple[float, ...]:
     if first is None:
-        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, commands
-    return intended, sent, first.acquired, done, first.idle_s, outcome, first.first, commands
+        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, commands, other
+    return (
+        intended, sent, first.acquired, done, first.idle_s, outcome, first.first, commands, other,
+    )  # fmt: skip
 
 
 class Keeper:
@@ -251,6 +303,7 @@ def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
         test_on_borrow=cell.test_on_borrow,
         fifo=cell.order == "fifo",
         max_idle_time=cell.max_idle_s,
+        max_waiting=cell.max_waiting,
         protocol=cell.resp,
         driver_info=None,
         socket_read_size=BUFFER_BYTES,

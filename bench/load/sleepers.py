@@ -25,11 +25,13 @@ from bench.load.recorder import add_seconds, new_histogram
 from bench.load.swarm import Swarm
 from bench.model import (
     LANE_COLUMNS,
+    MOST_WORKERS,
     OUTCOMES,
     SILENT_TRAPS,
     BenchError,
     Burst,
     Cell,
+    Fault,
     Gate,
     Idling,
     Observation,
@@ -39,9 +41,11 @@ from bench.rig.probes import Machine, Process, Reading, read_cores
 from bench.rig.server import ServerSnapshot
 from bench.rig.traps import Place, Traps
 
-INTENDED, SENT, ACQUIRED, DONE, IDLE, OUTCOME, FIRST, COMMANDS = range(len(LANE_COLUMNS))
+INTENDED, SENT, ACQUIRED, DONE, IDLE, OUTCOME, FIRST, COMMANDS, OTHER = range(len(LANE_COLUMNS))
 OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
 LANE_TIMEOUT_S = 90.0
+POOL_COUNTS = ("opened", "closed_idle", "closed_stale", "closed_error")
+LEAD_S = 0.01  # from the order to a burst's begin
 LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not have run out
 OWN_FDS = 500
 MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
@@ -110,13 +114,8 @@ class Dormitory:
             if due is not None and due.due <= now:
                 told(due.cell)
                 self._strike(due)
-                if due.cycle > due.idling.cycles:
-                    asleep.remove(due)
-                    self._close(due)
-                    own = [each for each in self.sleepers if each.cell == due.cell]
-                    if not any(each in waiting or each in asleep for each in own):
-                        yield due.cell, own
             elif fit := self._next(waiting, asleep, now):
+                told(fit.cell)
                 waiting.remove(fit)
                 asleep.append(fit)
                 self._open(fit)
@@ -126,6 +125,12 @@ class Dormitory:
             else:
                 self._wait(asleep, now)
             self._traps.check()
+            for lane in [each for each in asleep if each.cycle > each.idling.cycles]:
+                asleep.remove(lane)
+                self._close(lane)
+                own = [each for each in self.sleepers if each.cell == lane.cell]
+                if not any(each in waiting or each in asleep for each in own):
+                    yield lane.cell, own
 
     def _next(
         self, waiting: Sequence[Sleeper], asleep: Sequence[Sleeper], now: float
@@ -161,14 +166,15 @@ class Dormitory:
     def _open(self, lane: Sleeper) -> None:
         place = lane.place
         lane.opened_at = clock()
+        fields = dataclasses.asdict(lane.cell)
         self._ask(
             "lane.open",
-            lane=lane.number,
-            cell=_fields(lane.cell),
-            address=place.address,
-            passage=place.passage,
-            seed=self._seed + lane.number,
-        )
+            [
+                {"lane": lane.number, "cell": fields, "address": place.address,
+                 "passage": place.passage, "seed": self._seed + lane.number * MOST_WORKERS + worker}
+                for worker in range(lane.cell.workers)
+            ],
+        )  # fmt: skip
         lane.ended, lane.wall_ended = clock(), time.time()
         if lane.idling.fresh:
             self._strike(lane)
@@ -181,17 +187,44 @@ class Dormitory:
         before, began = server.snapshot(), clock()
         gap_s, wall_gap_s = began - lane.ended, time.time() - lane.wall_ended
         lane.step_s = max(lane.step_s, abs(wall_gap_s - gap_s))
-        answer = self._ask("lane.burst", lane=lane.number)
+        tags = self._swarm.order("lane.burst", [{"lane": lane.number}] * lane.cell.workers)
+        fault = self._go_wrong(lane)
+        answers = self._swarm.answers(tags, LANE_TIMEOUT_S)
         lane.ended, lane.wall_ended = clock(), time.time()
         after = server.snapshot()
-        rows = np.frombuffer(answer.pop("rows")).reshape(-1, len(LANE_COLUMNS)).copy()
+        if _fault_of(lane.cell) == "restart":
+            before = dataclasses.replace(
+                after, calls={}, cpu_user_s=0.0, cpu_system_s=0.0, connections=0
+            )
+        rows = np.concatenate([_rows_of(answer) for answer in answers])
+        pool = {name: sum(each.get(name, 0) for each in answers) for name in POOL_COUNTS}
         sampled = self._traps.sampler.rows(server, began, lane.ended)
-        most = max([before.connected_clients, after.connected_clients, *(r[1] for r in sampled)])
-        lane.bursts.append(self._burst(lane, rows, gap_s, before, after, most, answer))
+        most = max(
+            [
+                before.connected_clients,
+                after.connected_clients,
+                *(r.connected_clients for r in sampled),
+            ]
+        )
+        burst = self._burst(lane, rows, gap_s, before, after, most, pool)
+        lane.bursts.append(
+            dataclasses.replace(burst, fault_began_s=fault[0], fault_ended_s=fault[1])
+        )
         rows[:, INTENDED : DONE + 1] -= self.began
         lane.rows.append(rows)
         lane.cycle += 1
         lane.due = lane.ended + lane.idling.gap_s
+
+    def _go_wrong(self, lane: Sleeper) -> tuple[float | None, float | None]:
+        """Blocks for the fault of its burst, if one is to come; from when to when it was."""
+        outage = lane.cell.outage
+        if outage is None or outage.fault == "none":
+            return None, None
+        time.sleep(LEAD_S + outage.begins_s)
+        began = clock()
+        with self._traps.faulty(lane.place, outage):
+            time.sleep(outage.fault_s)
+        return began - self.began, clock() - self.began
 
     def _burst(
         self,
@@ -218,10 +251,7 @@ class Dormitory:
             first=_counts(used[:, FIRST]),
             overdue=len(overdue),
             overdue_failed=int(np.count_nonzero(overdue[:, FIRST] != OK)),
-            opened=pool.get("opened", 0),
-            closed_idle=pool.get("closed_idle", 0),
-            closed_stale=pool.get("closed_stale", 0),
-            closed_error=pool.get("closed_error", 0),
+            **pool,
             latency_p50_s=float(np.quantile(latency, 0.5)),
             latency_p99_s=float(np.quantile(latency, 0.99)),
             latency_max_s=float(latency.max()),
@@ -234,10 +264,10 @@ class Dormitory:
         )
 
     def _close(self, lane: Sleeper) -> None:
-        self._ask("lane.close", lane=lane.number)
+        self._ask("lane.close", [{"lane": lane.number}] * lane.cell.workers)
 
-    def _ask(self, verb: str, **args: Any) -> dict[str, Any]:
-        return self._swarm.ask(verb, LANE_TIMEOUT_S, **args)
+    def _ask(self, verb: str, arguments: list[dict[str, Any]]) -> None:
+        self._swarm.answers(self._swarm.order(verb, arguments), LANE_TIMEOUT_S)
 
 
 def measure_asleep(
@@ -257,7 +287,7 @@ def measure_asleep(
     """
     started_unix_s = time.time()
     traps.hiccups.mark()
-    ours = [Process(pid, "a part") for pid in (os.getpid(), *swarm.pids, *traps.pids)]
+    ours = [Process(pid, "a part", may_end=True) for pid in (os.getpid(), *swarm.pids, *traps.pids)]
     dormitory = Dormitory(traps, swarm, cells, traps.seed(block))
     start = _reading(ours)
     try:
@@ -296,7 +326,7 @@ def observation(
     """What the lanes of one cell recorded; latency is that of bursts after a gap, and under tags
     of their own that of the "answered" among these requests, and of the "fresh" first bursts."""
     bursts = tuple(burst for lane in lanes for burst in lane.bursts)
-    first = 1 if _idling(cell).fresh else 0
+    first = 1 if _idling(cell).fresh and _idling(cell).cycles else 0
     rows = np.concatenate([rows for lane in lanes for rows in lane.rows[first:]])
     requests = sum(burst.requests for burst in bursts)
     failed = sum(sum(burst.outcomes) - _answered(burst) for burst in bursts)
@@ -383,10 +413,13 @@ def _counts(codes: Rows) -> tuple[int, ...]:
 
 def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[Gate]:
     bursts = [burst for lane in lanes for burst in lane.bursts]
-    answered = sum(map(_answered, bursts))
+    redis = [rows[rows[:, OTHER] == 0] for lane in lanes for rows in lane.rows]
+    answered = sum(int(np.isin(rows[:, OUTCOME], (OK, RETRIED)).sum()) for rows in redis)
     sends = int(sum(rows[:, COMMANDS].sum() for lane in lanes for rows in lane.rows))
     served = sum(burst.server_operations for burst in bursts)
-    yield gates.operations({"get": answered}, {"get": sends}, {"get": served})
+    # A server that was started anew has counted from nothing.
+    known = None if _fault_of(cell) == "restart" else {"get": served}
+    yield gates.operations({"get": answered}, {"get": sends}, known)
     longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
     yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
     yield gates.clock(max(lane.step_s for lane in lanes), 0)
@@ -395,14 +428,14 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
 
 
 def _series(traps: Traps, lanes: Sequence[Sleeper], began: float) -> list[dict[str, Any]]:
-    """What the dashboard of a server that the cell's lanes have for themselves showed."""
-    if not lanes[0].idling.apart:
+    """What the dashboard of the server showed, where the cell's lanes have it for themselves."""
+    if not lanes[0].idling.apart and lanes[0].cell.outage is None:
         return []
     start, end = min(each.opened_at for each in lanes), max(each.ended for each in lanes)
     return [
-        {"source": "probes", "at_s": at - began, "server_connections": connections,
-         "server_cpu_s": cpu_s}
-        for at, connections, cpu_s in traps.sampler.rows(lanes[0].place.server, start, end)
+        {"source": "probes", "at_s": told.at_s - began, "server_cpu_s": _cpu_s(told),
+         "server_connections": told.connected_clients, "server_connects": told.connections}
+        for told in traps.sampler.rows(lanes[0].place.server, start, end)
     ]  # fmt: skip
 
 
@@ -412,8 +445,12 @@ def _reading(processes: Sequence[Process]) -> Reading:
     )
 
 
-def _fields(cell: Cell) -> dict[str, Any]:
-    return dataclasses.asdict(cell)
+def _fault_of(cell: Cell) -> Fault:
+    return cell.outage.fault if cell.outage is not None else "none"
+
+
+def _rows_of(answer: dict[str, Any]) -> Rows:
+    return np.frombuffer(answer["rows"]).reshape(-1, len(LANE_COLUMNS)).copy()
 
 
 def _idling(cell: Cell) -> Idling:

@@ -125,11 +125,14 @@ class Swarm:
         ended = sum(process.poll() is not None for process in self._processes)
         return running.cell.workers - ended
 
-    def ask(self, verb: str, timeout_s: float, **args: Any) -> dict[str, Any]:
-        """The first worker's answer to a message of its own; blocks for it. Raises BenchError when
-        it fails there, ApparatusLost when the worker is gone."""
-        (answer,) = self._collect(self._ask(verb, [args]), timeout_s)
-        return answer
+    def order(self, verb: str, arguments: Sequence[dict[str, Any]]) -> list[str]:
+        """Sends a message to the first workers, one each; returns the tags of their answers."""
+        return self._ask(verb, arguments)
+
+    def answers(self, tags: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+        """Blocks for them. Raises BenchError when one failed, ApparatusLost when a worker is gone
+        or late."""
+        return self._collect(tags, timeout_s)
 
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""

@@ -144,6 +144,7 @@ class Server:
         log: IO[bytes] | None = None,
         tls_port: int | None = None,
         new_socket: NewSocket | None = None,
+        again: Callable[[], subprocess.Popen[bytes]] | None = None,
     ) -> None:
         self.url = url
         self._new_socket = new_socket
@@ -155,6 +156,9 @@ class Server:
         self._process = process
         self._log = log
         self._filled = 0
+        self._workload: Workload | None = None
+        self._again = again
+        self._is_away = False
         self._turn = threading.Lock()
         self._control = _client(url, ANSWER_TIMEOUT_S, new_socket)
         is_valkey = "valkey_version" in info
@@ -310,6 +314,48 @@ class Server:
         finally:
             self._process.send_signal(signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def paused(self, seconds: float) -> Iterator[None]:
+        """The server answers nobody for so long (CLIENT PAUSE), whatever is done meanwhile."""
+        self._ask(lambda: self._control.execute_command("CLIENT", "PAUSE", str(int(1e3 * seconds))))
+        yield
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """An owned server is killed, and started again, empty but for its keys, at the same port.
+
+        Raises PreflightError for a server that is not ours, ApparatusLost when it does not return.
+        """
+        if self._process is None or self._again is None:
+            raise PreflightError(f"server {self.shown_url} is not ours to restart")
+        with self._turn:
+            self._is_away = True
+        self._process.kill()
+        self._process.wait()
+        try:
+            yield
+        finally:
+            self._process = self._again()
+            with self._turn:
+                self._is_away = False
+            self._refill()
+
+    def _refill(self) -> None:
+        self._control.connection_pool.disconnect()
+        if self._workload is not None:
+            self.fill(self._workload)
+
+    def snapshot_if_there(self) -> ServerSnapshot | None:
+        """A light one; None while the server is away, or where it went meanwhile."""
+        if self._is_away:
+            return None
+        try:
+            return self.snapshot(light=True)
+        except ApparatusLost:
+            if self._is_away:
+                return None
+            raise
+
     def check(self) -> None:
         """Raises ApparatusLost, with what it last said, when the server has ended."""
         if self._process is None:
@@ -322,6 +368,7 @@ class Server:
 
         Raises PreflightError when the server refuses the writes.
         """
+        self._workload = workload
         source = random.Random(0)
         for names in _batches(workload.keys):
             pipeline = self._control.pipeline(transaction=False)
@@ -369,7 +416,7 @@ class Server:
 
     def _sections(self, light: bool) -> tuple[str, ...]:
         if int(self.version.partition(".")[0]) >= 7:
-            return ("clients", "memory", "cpu", *(() if light else ("commandstats", "stats")))
+            return ("clients", "memory", "cpu", "stats", *(() if light else ("commandstats",)))
         return () if light else ("all",)  # before 7 one call takes one section
 
     def _fds(self) -> int | None:
@@ -464,21 +511,36 @@ def _started(
 ) -> Server:
     new_socket = firewall.server_socket() if firewall is not None else None
     log = tempfile.TemporaryFile()  # noqa: SIM115 (the server's close() closes it)
-    process = host.spawn(
-        _command(binary, address[1], max_connections + HEADROOM, options),
-        cwd=NOWHERE,
-        stdout=log,
-        stderr=log,
-        namespaces=firewall.namespaces if firewall is not None else (),
-    )
+
+    def spawned() -> subprocess.Popen[bytes]:
+        """Blocks until it answers."""
+        started = host.spawn(
+            _command(binary, address[1], max_connections + HEADROOM, options),
+            cwd=NOWHERE,
+            stdout=log,
+            stderr=log,
+            namespaces=firewall.namespaces if firewall is not None else (),
+        )
+        try:
+            _wait_until_answering(started, binary, address, log, new_socket)
+        except BaseException:
+            started.kill()
+            host.end(started)
+            raise
+        return started
+
     try:
-        _wait_until_answering(process, binary, address, log, new_socket)
+        process = spawned()
+    except BaseException:
+        log.close()
+        raise
+    try:
         url = _owned_url(address, options.get("requirepass"))
         info = _preflight(url, new_socket)
         if int(info["process_id"]) != process.pid:
             raise _PortTaken
         tls_port = int(options["tls-port"]) if "tls-port" in options else None
-        server = Server(url, info, process, log, tls_port, new_socket)
+        server = Server(url, info, process, log, tls_port, new_socket, spawned)
         server.require(max_connections)
     except BaseException:
         process.kill()

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from time import perf_counter as clock
 from typing import Any
 
-from bench.model import MOST_WORKERS, Cell, Idling, Settings, Trap
+from bench.model import MOST_WORKERS, Cell, Fault, Idling, Outage, Settings, Trap
 from bench.rig.access import Access
 from bench.rig.firewall import Firewall
 from bench.rig.hiccup import HiccupMeter
 from bench.rig.host import raise_fd_limit
 from bench.rig.link import IdleEnd, Link
 from bench.rig.proxies import EnvoyBalancer, HAProxyBalancer
-from bench.rig.server import Server, open_server
+from bench.rig.server import Server, ServerSnapshot, open_server
 
 Address = tuple[str, int]
 Key = tuple[Trap, float, int, str]
@@ -105,6 +105,21 @@ class Traps:
         balancers = [place.balancer.pid for place in self._places.values() if place.balancer]
         return [*servers, *balancers, self.link.pid, self.hiccups.pid]
 
+    def faulty(self, place: Place, outage: Outage) -> AbstractContextManager[None]:
+        """Something is wrong at that place meanwhile. For a pause, and it alone, `outage` says for
+        how long."""
+        link = self.link
+        assert link is not None
+        faults: dict[Fault, Callable[[], AbstractContextManager[None]]] = {
+            "stop": place.server.stopped,
+            "pause": lambda: place.server.paused(outage.fault_s),
+            "restart": place.server.away,
+            "stall": lambda: link.stalled(outage.fault_share),
+            "cut": link.cut,
+            "sever": link.severed,
+        }
+        return faults[outage.fault]()
+
     def check(self) -> None:
         """Raise ApparatusLost if a part has ended."""
         parts: Iterator[Any] = iter(
@@ -122,6 +137,9 @@ class Traps:
             assert self.link is not None
             address = self.link.route(0.0, direct, idle_s=idling.trap_s, idle_end=LINK_ENDS[trap])
             return Place(server, address, hop="link")
+        if trap == "link":
+            assert self.link is not None
+            return Place(server, self.link.route(0.0, direct), hop="link")
         if trap in BALANCERS:
             balancer = self._stack.enter_context(BALANCERS[trap](direct, idling.trap_s))
             return Place(server, balancer.address, hop=trap, balancer=balancer)
@@ -177,7 +195,7 @@ class Sampler:
 
     def __init__(self, servers: list[Server]) -> None:
         self._servers = servers
-        self._rows: dict[Server, list[tuple[float, int, float]]] = {s: [] for s in servers}
+        self._rows: dict[Server, list[ServerSnapshot]] = {s: [] for s in servers}
         self._ended = threading.Event()
         self._trouble: BaseException | None = None
         self._thread = threading.Thread(target=self._sample, daemon=True)
@@ -195,18 +213,18 @@ class Sampler:
         if self._trouble is not None:
             raise self._trouble
 
-    def rows(self, server: Server, start: float, end: float) -> list[tuple[float, int, float]]:
-        """(perf_counter second, connected clients, CPU seconds so far) within [start, end]."""
-        return [row for row in list(self._rows[server]) if start <= row[0] <= end]
+    def rows(self, server: Server, start: float, end: float) -> list[ServerSnapshot]:
+        """Those within [start, end], in perf_counter seconds."""
+        return [row for row in list(self._rows[server]) if start <= row.at_s <= end]
 
     def _sample(self) -> None:
         due = clock()
         try:
             while not self._ended.is_set():
                 for server in self._servers:
-                    told = server.snapshot(light=True)
-                    cpu_s = told.cpu_user_s + told.cpu_system_s
-                    self._rows[server].append((told.at_s, told.connected_clients, cpu_s))
+                    told = server.snapshot_if_there()
+                    if told is not None:
+                        self._rows[server].append(told)
                 due = max(due + SAMPLE_S, clock())
                 time.sleep(max(0.0, due - clock()))
         except BaseException as trouble:

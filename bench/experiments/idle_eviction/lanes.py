@@ -91,8 +91,9 @@ FIXES: dict[str, dict[str, Any]] = {FIX: _SHRINK | _IDLE | _PASSIVE}
 # Clients as they come: pools by their own code where that is Python's, else by ours, set alike.
 CLIENTS: dict[str, dict[str, Any]] = {
     "redis-py ConnectionPool": {
-        "maker": "redis-py", "client": "redis-py", "resp": 3, "pool_size": 100, "test_on_borrow": "passive",
-        "keepalive_s": CLIENT_KEEPALIVE_S, "retries": RETRIES, "backoff_s": BACKOFF_S,
+        "maker": "redis-py", "client": "redis-py", "resp": 3, "pool_size": 100,
+        "test_on_borrow": "passive", "keepalive_s": CLIENT_KEEPALIVE_S, "retries": RETRIES,
+        "backoff_s": BACKOFF_S,
     },
     "redis-py BlockingConnectionPool": {
         "maker": "redis-py blocking", "client": "redis-py", "resp": 3, "pool_size": 50,

@@ -1,0 +1,368 @@
+"""Reconnect storms: what happens when every connection breaks at once, and all want to be back?
+
+Two workers are served through pools of 20 to 2,500 connections each, when the server is killed and
+started again, or the path is cut (reset, then refused) and heals. Requests that fail are tried
+again, at once or after a pause that grows and has jitter. Looked at: how long until requests are as
+quick as before, how many connections a second the server has to take, its CPU meanwhile, and what
+is lost.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.analysis.replicates import last_attempts, median_of
+from bench.analysis.sentences import not_run
+from bench.figures.axes import linear_axis, log_axis
+from bench.figures.sheet import footnote, new_figure, panel_title
+from bench.figures.style import GROUND, MUTED, marker, pool_style
+from bench.figures.units import digits, si
+from bench.model import Arrivals, Cell, Fault, Idling, Outage, Plan, Profile, Verdict, Workload
+from bench.store import Store
+
+NAME = "reconnect_storm"
+QUESTION = "What does a pool's size, and a pause between attempts, make of a reconnect storm?"
+
+WORKERS = 2
+POOLS = (20, 500, 2_500)  # of each worker
+RATE_QPS = 2_000.0
+BEFORE_S, FAULT_S, AFTER_S = 0.3, 0.25, 0.75
+RETRIES = 10  # redis-py's, through Redis()
+AT_ONCE, JITTER = "at once", "backoff with jitter"
+PAUSES = {AT_ONCE: 0.0, JITTER: 1.0}  # the longest, in seconds: redis-py's own
+FAULTS: dict[str, Fault] = {"server restarts": "restart", "path is cut": "cut"}
+REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 1, "full": 5}
+BUCKET_S = 0.05
+SLOW = 10.0  # times the median p99 before the fault: then a request is not as before
+AS_BEFORE = 0.99  # of the requests of a bucket
+
+
+def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
+    """As many workers as the question asks for, however many the run has."""
+    pools, faults = (POOLS, FAULTS) if profile != "smoke" else (POOLS[:1], ["path is cut"])
+    cells = [
+        _cell(pool, fault, pause, workload) for pool, fault, pause in product(pools, faults, PAUSES)
+    ]
+    return Plan(tuple(cells), REPLICATES[profile])
+
+
+def _cell(pool: int, fault: str, pause: str, workload: Workload) -> Cell:
+    requests = round(RATE_QPS * (BEFORE_S + FAULT_S + AFTER_S))
+    return Cell(
+        NAME, pool, requests, workers=WORKERS, loop="open", client="tuned", resp=2,
+        offered_qps=RATE_QPS, arrivals=Arrivals(), workload=workload, warmup_s=0.0,
+        measure_s=BEFORE_S + FAULT_S + AFTER_S, keep_requests=True, retries=RETRIES,
+        backoff_s=PAUSES[pause], arm=f"{fault}, {pause}",
+        idling=Idling(trap="link", gap_s=0.0, cycles=0, volley=0, requests=requests),
+        outage=Outage(FAULTS[fault], BEFORE_S, FAULT_S),
+    )  # fmt: skip
+
+
+# What was measured
+
+
+class Seen(NamedTuple):
+    """Of one storm: until requests were as before, from the fault's end (NaN: not seen); the most
+    connections a second and the highest CPU of the server in a tenth of a second after it; failed
+    requests, and their share of those that came during the fault."""
+
+    recovery_s: float
+    connects_qps: float
+    server_busy: float
+    failed: int
+    failed_share: float
+
+
+def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
+    """The last attempts, with what was seen of the storm."""
+    known = last_attempts(cells)
+    series = store.series() if len(known) else pd.DataFrame()
+    seen = [_seen(row, store, _series_of(row, series)) for row in known.itertuples()]
+    columns = {name: [getattr(each, name) for each in seen] for name in Seen._fields}
+    parts = [arm.split(", ") for arm in known["arm"]]
+    return known.assign(
+        how=[part[0] for part in parts], pause=[part[-1] for part in parts], **columns
+    )
+
+
+def _series_of(row: Any, series: pd.DataFrame) -> pd.DataFrame:
+    own = (series["cell"] == row.cell) & (series["block"] == row.block)
+    begun, _ = _fault(row)
+    told = series[own & (series["attempt"] == row.attempt)].sort_values("at_s")
+    return told.assign(at_s=told["at_s"] - begun)
+
+
+def _fault(row: Any) -> tuple[float, float]:
+    (burst,) = row.bursts
+    return float(burst["fault_began_s"]), float(burst["fault_ended_s"])
+
+
+def requests_of(row: Any, store: Store) -> pd.DataFrame:
+    """Its requests, with `latency_s`, `answered`, and when they came, `at_s` after the fault."""
+    requests = store.requests(row.cell, row.block, row.attempt)
+    begun, _ = _fault(row)
+    return requests.assign(
+        at_s=requests["intended_s"] - begun,
+        latency_s=requests["done_s"] - requests["intended_s"],
+        answered=requests["outcome"].isin(["ok", "ok after retry"]),
+    )
+
+
+def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
+    requests = requests_of(row, store)
+    begun, ended = _fault(row)
+    during = requests[(requests["at_s"] >= 0) & (requests["at_s"] < ended - begun)]
+    failed = int((~requests["answered"]).sum())
+    rates = rates_of(series)
+    after = rates[rates["at_s"] >= ended - begun]
+    return Seen(
+        recovery_s(requests, ended - begun),
+        float(after["connects_qps"].max()) if len(after) else math.nan,
+        float(after["busy"].max()) if len(after) else math.nan,
+        failed,
+        failed / len(during) if len(during) else math.nan,
+    )
+
+
+def rates_of(series: pd.DataFrame) -> pd.DataFrame:
+    """Connections a second and CPU of the server between one sample and the next; a server that
+    was started anew counts from nothing."""
+    told = series[["at_s", "server_connects", "server_cpu_s"]].astype(float)
+    steps = told.diff()
+    grown = steps.where(steps >= 0, told)
+    return pd.DataFrame(
+        {
+            "at_s": told["at_s"],
+            "connects_qps": grown["server_connects"] / steps["at_s"],
+            "busy": grown["server_cpu_s"] / steps["at_s"],
+        }
+    ).iloc[1:]
+
+
+def recovery_s(requests: pd.DataFrame, fault_s: float) -> float:
+    """From the fault's end to the first bucket from which on nearly all that come are answered as
+    quickly as before it."""
+    before = requests[requests["at_s"] < 0]["latency_s"]
+    limit_s = SLOW * float(before.quantile(0.99))
+    good = requests["answered"] & (requests["latency_s"] <= limit_s)
+    bucket = np.floor((requests["at_s"] - fault_s) / BUCKET_S)
+    by = good.groupby(bucket).mean()
+    after = by[by.index >= 0]
+    bad = after[after < AS_BEFORE]
+    if after.empty or (len(bad) and bad.index[-1] == after.index[-1]):
+        return math.nan
+    return 0.0 if bad.empty else float((bad.index[-1] + 1) * BUCKET_S)
+
+
+def part(known: pd.DataFrame, pool: int, how: str, pause: str) -> pd.DataFrame:
+    """Valid replicates of one combination."""
+    own = (known["pool_size"] == pool) & (known["how"] == how) & (known["pause"] == pause)
+    return known[own & known["valid"].astype(bool)]
+
+
+def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
+    """None: no claim of the design is about it."""
+    return []
+
+
+# Tables
+
+
+def tables(cells: pd.DataFrame) -> pd.DataFrame:
+    """Each combination, by what its one burst told; medians over replicates."""
+    known = last_attempts(cells)
+    rows = []
+    for (arm, pool), own in known.groupby(["arm", "pool_size"], sort=True):
+        bursts = [burst for each in own["bursts"] for burst in each]
+        rows.append(
+            {
+                "what happens": arm.split(", ")[0],
+                "attempts": arm.split(", ")[-1],
+                "pool": int(pool),
+                "requests": int(np.median([burst["requests"] for burst in bursts])),
+                "served %": digits(100 * float(own["served_share"].median())),
+                "p99 ms": digits(1e3 * float(np.median([b["latency_p99_s"] for b in bursts]))),
+                "connections opened": round(
+                    float(np.median([b["server_connects"] for b in bursts]))
+                ),
+                "server µs": digits(median_of(own, "server_cpu_us_per_op")),
+                "valid": f"{int(own['valid'].sum())} of {len(own)}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# What the figures say
+
+
+def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
+    """A sentence for each figure that these cells allow: its title."""
+    return _findings(measured(cells, store))
+
+
+def _findings(known: pd.DataFrame) -> dict[str, str]:
+    if not known["valid"].any():
+        return {}
+    return {"storm_latency": _latency_finding(known), "storm_server": _server_finding(known)}
+
+
+def _latency_finding(known: pd.DataFrame) -> str:
+    def lost(pause: str) -> str:
+        own = known[(known["pause"] == pause) & known["valid"].astype(bool)]
+        return si(float(own["failed_share"].median()), "share") if len(own) else "–"
+
+    return (
+        f"Of the requests that come while all is broken, {lost(AT_ONCE)} are lost where each is "
+        f"tried again at once, and {lost(JITTER)} where it waits in between"
+    )
+
+
+def _server_finding(known: pd.DataFrame) -> str:
+    said = [
+        f"{si(float(own['connects_qps'].max()), '/s')} with pools of {pool:,}"
+        for pool in (POOLS[0], POOLS[-1])
+        if len(own := known[(known["pool_size"] == pool) & known["valid"].astype(bool)])
+    ]
+    return f"The server has to take up to {', '.join(said) or 'an unknown rate'} of connections"
+
+
+# Figures
+
+
+def figures(cells: pd.DataFrame, store: Store) -> dict[str, Figure]:
+    """By name: those that these cells allow."""
+    known = measured(cells, store)
+    drawn = {"storm_latency": _draw_latency, "storm_server": _draw_server}
+    return {name: drawn[name](known, store, title) for name, title in _findings(known).items()}
+
+
+def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
+    figure, panels = new_figure(title, len(FAULTS), len(PAUSES), size=(13.0, 7.2))
+    for axes, (how, pause) in zip(panels, product(FAULTS, PAUSES), strict=True):
+        panel_title(axes, f"{how}; tried again {pause}")
+        axes.axvspan(0, FAULT_S, color=MUTED, alpha=0.12, lw=0)
+        for pool in POOLS:
+            for row in part(known, pool, how, pause).itertuples():
+                _draw_worst(axes, requests_of(row, store), pool)
+        axes.set_xlim(-BEFORE_S, FAULT_S + AFTER_S)
+        linear_axis(axes.xaxis, "s", "came after the fault began")
+        axes.set_xlim(left=-BEFORE_S)
+        log_axis(axes.yaxis, "s", "latency, p95 in a bucket")
+    low, high = (
+        f(end) for f, end in zip((min, max), zip(*(a.get_ylim() for a in panels), strict=True),
+                                 strict=True)
+    )  # fmt: skip
+    for axes in panels:
+        axes.set_ylim(low, high)
+    _legend(figure)
+    footnote(
+        figure,
+        f"{WORKERS} workers, {si(RATE_QPS, '/s')} in all, {RETRIES} retries. Solid: answered, "
+        f"hollow markers: buckets of {si(BUCKET_S, 's')} in which requests were lost. Grey: the "
+        f"fault. {not_run(store.manifest, NAME)}",
+    )
+    return figure
+
+
+def _draw_worst(axes: Axes, requests: pd.DataFrame, pool: int) -> None:
+    bucket = np.floor(requests["at_s"] / BUCKET_S) * BUCKET_S + BUCKET_S / 2
+    by = requests.groupby(bucket)
+    worst = by["latency_s"].quantile(0.95)
+    lost = by["answered"].mean() < 1
+    style = pool_style(pool)
+    axes.plot(worst.index, worst, color=style.colour, lw=1.4)
+    axes.plot(worst.index[lost], worst[lost], linestyle="", **marker(style, hollow=True))
+
+
+def _draw_server(known: pd.DataFrame, store: Store, title: str) -> Figure:
+    figure, panels = new_figure(title, 1, 3, size=(13.5, 4.6))
+    columns = {
+        "recovery_s": ("until requests are as before", "s"),
+        "connects_qps": ("most connections a second", "/s"),
+        "server_busy": ("the server's highest CPU", "share"),
+    }
+    rows = list(product(FAULTS, PAUSES))
+    for axes, (column, (name, unit)) in zip(panels, columns.items(), strict=True):
+        panel_title(axes, name)
+        for (place, (how, pause)), pool in product(enumerate(rows), POOLS):
+            values = part(known, pool, how, pause)[column].astype(float).dropna()
+            at = place + 0.22 * (POOLS.index(pool) - 1)
+            axes.plot(values, [at] * len(values), linestyle="", **marker(pool_style(pool)))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [f"{how},\n{pause}" for how, pause in rows])
+        axes.margins(x=0.12)
+        linear_axis(axes.xaxis, unit, name)  # type: ignore[arg-type]
+    for axes in panels[1:]:
+        axes.set_yticklabels([])
+    _legend(figure)
+    footnote(
+        figure,
+        "From the fault's end on, in steps of a tenth of a second. A recovery that was not seen "
+        f"has no point. CPU is of one core. {not_run(store.manifest, NAME)}",
+    )
+    return figure
+
+
+def _legend(figure: Figure) -> None:
+    handles = [
+        Line2D([], [], linestyle="", label=f"{pool:,}", markerfacecolor=GROUND,
+               **{k: v for k, v in marker(pool_style(pool)).items() if k != "markerfacecolor"})
+        for pool in POOLS
+    ]  # fmt: skip
+    figure.legend(handles=handles, title="pool of each worker", loc="outside right upper",
+                  frameon=False)  # fmt: skip
+
+
+# Prose
+
+
+def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
+    """A paragraph of Markdown below each figure."""
+    known = measured(cells, store)
+    told = {"storm_latency": _latency_prose, "storm_server": _server_prose}
+    return {name: told[name](known) for name in _findings(known)}
+
+
+def _latency_prose(known: pd.DataFrame) -> str:
+    lines = [
+        f"- {how}, {pause}, pools of {pool:,}: {_told(own)}"
+        for how, pause, pool in product(FAULTS, PAUSES, POOLS)
+        if len(own := part(known, pool, how, pause))
+    ]
+    return (
+        "Retries that follow at once can be used up before anything has healed; a pause that grows "
+        "is to outlast the fault, and its jitter to keep those who waited from coming back "
+        "together. What came of it:\n\n" + "\n".join(lines)
+    )
+
+
+def _told(own: pd.DataFrame) -> str:
+    recovery = float(own["recovery_s"].median())
+    back = (
+        "not as before within the window"
+        if math.isnan(recovery)
+        else f"as before {si(recovery, 's')} after its end"
+    )
+    return f"{own['failed'].median():.0f} requests lost, {back}"
+
+
+def _server_prose(known: pd.DataFrame) -> str:
+    lines = [
+        f"- {how}, pools of {pool:,}: up to {si(float(own['connects_qps'].max()), '/s')} of "
+        f"connections, {si(float(own['server_busy'].max()), 'share')} of a core"
+        for how, pool in product(FAULTS, POOLS)
+        if len(own := known[(known["how"] == how) & (known["pool_size"] == pool)])
+    ]
+    return (
+        "A pool opens no more connections than requests are waiting for, and no more than its "
+        "size: what has gathered meanwhile, or the pool, is the limit of a storm.\n\n"
+        + "\n".join(lines)
+    )
