@@ -424,6 +424,8 @@ class Cell:
     @property
     def label(self) -> str:
         """A short line for people; never an identity."""
+        if self.idling is not None:
+            return f"{self.arm}, pool {self.pool_size}, {self.idling.trap}"
         load = f"{self.concurrency} users"
         if self.arrivals is not None:
             load = f"{self.offered_qps:,.0f}/s {self.arrivals.process}"

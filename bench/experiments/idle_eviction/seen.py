@@ -46,10 +46,15 @@ def bursts(known: pd.DataFrame) -> pd.DataFrame:
     """A row per burst of these cells, with what became of its requests as columns: `ok`, `retried`,
     `failed`, and `first …`, of the first commands on connections that were no fresh ones."""
     rows = [_burst_row(cell, burst) for cell in known.itertuples() for burst in cell.bursts]
-    return pd.DataFrame(rows, columns=None if rows else list(_COLUMNS))
+    return pd.DataFrame(rows, columns=None if rows else [*_NAMED, *_BURST])
 
 
-_COLUMNS = ("cell", "trap", "path_s", "arm", "huge", "valid", "cycle", "lane")
+_NAMED = ("cell", "trap", "path_s", "arm", "huge", "valid")
+_BURST = ("cycle", "lane", "failed", "requests", "server_cpu_s")  # where there is none
+_COMBINED = (
+    "bursts", "requests", "failed", "slow", "share", "retried", "limit_s", "overdue",
+    "overdue_failed", "opened", "pings", "worst",
+)  # fmt: skip
 
 
 def _burst_row(cell: Any, burst: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def combinations(known: pd.DataFrame, store: Store) -> pd.DataFrame:
     an error or without a connection, those that were `slow`, and the share of both."""
     limit_s = SLOW * healthy_p99_s(known)
     rows = [_combination(cell, store, limit_s) for cell in known.itertuples()]
-    return pd.DataFrame(rows, columns=None if rows else [*_COLUMNS, "share"])
+    return pd.DataFrame(rows, columns=None if rows else [*_NAMED, *_COMBINED])
 
 
 def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
@@ -109,7 +114,8 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
     )
     requests = int(outcomes.sum())
     failed = requests - int(outcomes[OK] + outcomes[RETRIED])
-    slow = slow_count(cell, store, limit_s) if math.isfinite(limit_s) else 0
+    late = any(burst["latency_max_s"] > limit_s for burst in later)
+    slow = slow_count(cell, store, limit_s) if late else 0
     return {
         "cell": cell.cell,
         "trap": cell.trap,

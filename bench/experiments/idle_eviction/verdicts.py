@@ -191,7 +191,7 @@ def during_before(each: pd.DataFrame) -> list[float]:
     """Server CPU of an undefended lane's burst after the gap ÷ that of its fresh one, at the same
     offered rate; a ratio for each lane."""
     own = each[(each["arm"] == NONE) & each["valid"] & ~each["huge"]]
-    own = own[own["trap"].map(lambda trap: bool(TRAPS[trap]))]
+    own = own[own["trap"].isin([trap for trap, seconds in TRAPS.items() if seconds])]
     fresh = own[own["cycle"] == 0].set_index(["cell", "lane"])["server_cpu_s"]
     later = own[own["cycle"] == 1].set_index(["cell", "lane"])["server_cpu_s"]
     return [float(ratio) for ratio in (later / fresh).dropna()]
@@ -323,6 +323,10 @@ def _cpu(each: pd.DataFrame) -> Verdict:
         f"({100 * points.low:+.2f} to {100 * points.high:+.2f})"
     )
     own = each[each["arm"].isin([NONE, FIX])] if len(each) else each
+    later = own[(own["arm"] == FIX) & (own["cycle"] > 0)] if len(own) else own
+    if len(later):
+        opened = 1e3 * later["server_connects"].sum() / later["requests"].sum()
+        said += f"; in it {opened:.0f} connections opened anew for a thousand requests"
     return Verdict(
         "C13",
         "That fix does not move Redis' CPU: the fault was in the client",
