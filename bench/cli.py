@@ -70,6 +70,13 @@ OnlyOption = Annotated[
 WorkersOption = Annotated[
     int | None, typer.Option(help="Locust worker processes, each with its own pool. Default: 1.")
 ]
+ScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        help="By which factor the idle-connection traps run faster than the world; 1: as slow. "
+        "Default: 30."
+    ),
+]
 PortOption = Annotated[int, typer.Option(help="Port of the server this suite starts. 0: any.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -117,6 +124,7 @@ def check(
     profile: ProfileOption = None,
     only: OnlyOption = None,
     workers: WorkersOption = None,
+    time_scale: ScaleOption = None,
     server_port: PortOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -126,7 +134,7 @@ def check(
     """
     settings = _settings(
         Settings(url=_url(), server_port=server_port),
-        {"profile": profile, "only": only, "workers": workers},
+        {"profile": profile, "only": only, "workers": workers, "time_scale": time_scale},
     )
     from bench.runner import check as look
 
@@ -153,6 +161,7 @@ def run(
     get_share: Annotated[
         float | None, typer.Option(help="Share of GET, the rest is SET. Default: 1.")
     ] = None,
+    time_scale: ScaleOption = None,
     results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Run folder to complete.")] = None,
     server_port: PortOption = 0,
@@ -172,6 +181,7 @@ def run(
         {
             "profile": profile, "only": only, "workers": workers, "seed": seed,
             "keys": keys, "value_bytes": value_bytes, "get_share": get_share,
+            "time_scale": time_scale,
         },
     )  # fmt: skip
     from bench.calibrate import certify
@@ -384,6 +394,7 @@ def _check(settings: Settings) -> None:
     within("--workers", settings.workers, 1, MOST_WORKERS)
     within("--seed", settings.seed, 0, MOST_SEED)
     within("--server-port", settings.server_port, 0, 65_535)
+    within("--time-scale", settings.time_scale, 1, 1_000)
 
 
 def _writable(option: str, path: Path) -> None:
