@@ -553,6 +553,8 @@ class Relay:
         port, or on all that there are."""
         now = perf_counter()
         routes = {route for route in self._routes if port in (None, route.port)}
+        for route in routes & set(self._listening.values()):
+            self._accept(route, LISTEN_BACKLOG)  # who came before this command was not in its time
         clients = [client for client in self._clients() if client.route in routes]
         for route in routes:
             # A stall of some connections leaves those that come alone.
@@ -610,8 +612,8 @@ class Relay:
             self._answer()
         # else its side was closed earlier in this very turn
 
-    def _accept(self, route: Route) -> None:
-        for _ in range(ACCEPTS_A_TURN):
+    def _accept(self, route: Route, most: int = ACCEPTS_A_TURN) -> None:
+        for _ in range(most):
             try:
                 accepted, _ = route.listener.accept()
                 upstream = socket.socket(route.family)
