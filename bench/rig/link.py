@@ -86,8 +86,9 @@ class Link:
 
         With `idle_s` a connection on which no byte passed for so long (up to 4 % longer) is ended:
         "fin": both ends get FIN; "reset": both get RST; "silence": neither is told, and what they
-        send is swallowed; "reset on next": the next to send gets RST, the other is told nothing. A
-        server holds what it was not told of for `bench.rig.relay.GHOST_S` after its client left.
+        send is swallowed; "reset on next": each gets RST when it sends, and is told nothing before.
+        A server holds what it was not told of until it leaves by itself, or
+        `bench.rig.relay.GHOST_S` after its client left.
         The kernel of this machine answers TCP's own probes: only bytes keep a connection.
         """
         leads_to = target or self._target

@@ -554,7 +554,7 @@ class Relay:
         now = perf_counter()
         routes = {route for route in self._routes if port in (None, route.port)}
         for route in routes & set(self._listening.values()):
-            self._accept(route, LISTEN_BACKLOG)  # who came before this command was not in its time
+            self._accept(route, LISTEN_BACKLOG)  # they came before this command
         clients = [client for client in self._clients() if client.route in routes]
         for route in routes:
             # A stall of some connections leaves those that come alone.
