@@ -520,6 +520,7 @@ def test_who_sends_next_is_reset_and_the_other_hears_nothing(
         with pytest.raises(ConnectionResetError):
             sender.recv(64)
         assert hears_nothing(other)
+        other.settimeout(BEFORE_GHOSTS_GO_S)
         other.sendall(b"and where are you?")  # who has been told nothing learns it when it sends
         with pytest.raises(ConnectionResetError):
             other.recv(64)
