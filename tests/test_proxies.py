@@ -261,13 +261,18 @@ def test_a_balancer_keeps_a_connection_in_use(balancer: Balancer) -> None:
             assert asked(client, b"PING\r\n") == b"+PONG\r\n"
 
 
-def test_a_balancer_makes_a_connection_of_each_clients(balancer: Balancer) -> None:
+@pytest.mark.parametrize("name", BALANCERS)
+def test_a_balancer_makes_a_connection_of_each_clients(name: str, redis_server: Server) -> None:
     with contextlib.ExitStack() as stack:
+        address = stack.enter_context(started(name, redis_server)).address
         clients = [
-            stack.enter_context(socket.create_connection(balancer.address, timeout=10))
-            for _ in range(30)
+            stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(30)
         ]
-        assert len({number_of(client) for client in clients}) == 30
+        numbers = {number_of(client) for client in clients}
+        with redis.Redis(port=redis_server.port) as admin:
+            held = {int(each["id"]) for each in admin.client_list()}
+    assert len(numbers) == 30
+    assert numbers <= held
 
 
 def test_haproxy_may_hold_what_the_limit_of_descriptors_allows(
