@@ -104,8 +104,8 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(1 << 16), b""))
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+def eventually(condition: Callable[[], bool], within_s: float = 10.0) -> bool:
+    deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -414,6 +414,7 @@ def test_a_killed_link_is_named(redis_server: Server) -> None:
 
 IDLE_S = 0.4
 SILENT_S = 0.5  # for so long nothing comes: that is silence
+BEFORE_GHOSTS_GO_S = relay.GHOST_S / 2
 
 
 def hears_nothing(sock: socket.socket) -> bool:
@@ -430,6 +431,64 @@ def idle_pair(link: Link, target: socket.socket, end: IdleEnd) -> tuple[Any, Any
     assert served.recv(64) == b"hello"
     assert eventually(lambda: link.stats().dropped == 1)
     return client, served
+
+
+def glimpsed(sock: socket.socket) -> str:
+    """What a pool's check without a round trip would see."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    seen = sum(event for _, event in poll.poll(0))
+    if not seen:
+        return "nothing"
+    return "an error" if seen & select.POLLERR else "an end" if seen & select.POLLRDHUP else "data"
+
+
+def answered(sock: socket.socket, request: bytes) -> str:
+    """What the next command meets."""
+    sock.settimeout(SILENT_S)
+    try:
+        sock.sendall(request)
+        return "an answer" if sock.recv(64) else "an end"
+    except ConnectionResetError:
+        return "a reset"
+    except TimeoutError:
+        return "nothing"
+
+
+# What is seen before anything is sent, what the first command meets, whether the server has it yet.
+MEETINGS: dict[IdleEnd, tuple[str, str, bool]] = {
+    "fin": ("an end", "an end", False),
+    "reset": ("an error", "a reset", False),
+    "reset on next": ("nothing", "a reset", True),
+    "silence": ("nothing", "nothing", True),
+}
+
+
+@pytest.mark.parametrize("end", MEETINGS)
+def test_what_a_client_of_redis_meets_on_its_idle_connection(
+    redis_server: Server, redis_link: Link, end: IdleEnd
+) -> None:
+    glimpse, answer, held = MEETINGS[end]
+    route = redis_link.route(0.0, idle_s=IDLE_S, idle_end=end)
+    with (
+        redis.Redis(port=redis_server.port) as admin,
+        socket.create_connection(route, timeout=10) as client,
+    ):
+        client.sendall(b"CLIENT ID\r\n")
+        client_id = client.recv(64).strip(b":\r\n").decode()
+
+        def as_told() -> bool:
+            return held == (client_id in {each["id"] for each in admin.client_list()})
+
+        assert eventually(lambda: redis_link.stats().dropped == 1)
+        assert eventually(lambda: glimpsed(client) == glimpse)
+        assert eventually(as_told)
+        assert answered(client, b"PING\r\n") == answer
+        client.close()
+        time.sleep(SILENT_S)
+        assert as_told()
+        if held:
+            assert admin.client_kill_filter(_id=client_id) == 1
 
 
 def test_an_idle_connection_ends_with_fin_at_both_ends(
@@ -461,6 +520,34 @@ def test_who_sends_next_is_reset_and_the_other_hears_nothing(
         with pytest.raises(ConnectionResetError):
             sender.recv(64)
         assert hears_nothing(other)
+        other.settimeout(BEFORE_GHOSTS_GO_S)
+        other.sendall(b"and where are you?")  # who has been told nothing learns it when it sends
+        with pytest.raises(ConnectionResetError):
+            other.recv(64)
+
+
+def test_a_ghost_goes_when_its_server_leaves(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.0, idle_s=IDLE_S, idle_end="silence")
+    fds = link.stats().fds
+    client, served = idle_pair(link, target, "silence")
+    client.close()
+    assert hears_nothing(served)
+    served.close()
+    assert eventually(lambda: empty(link, fds), BEFORE_GHOSTS_GO_S)
+
+
+def test_a_client_whose_server_left_in_silence_hears_nothing_and_leaves_nothing(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.0, idle_s=IDLE_S, idle_end="silence")
+    fds = link.stats().fds
+    client, served = idle_pair(link, target, "silence")
+    served.close()
+    assert hears_nothing(client)
+    client.close()
+    assert eventually(lambda: empty(link, fds), BEFORE_GHOSTS_GO_S)
 
 
 def test_silence_swallows_what_is_sent_and_the_end_too(
@@ -523,17 +610,78 @@ def test_a_stall_holds_everything_and_loses_nothing(
         late_served.close()
 
 
+def test_a_long_stall_holds_the_writer_and_costs_no_time(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with client, served:
+        with link.stalled():
+            sent = flood(client)
+            assert BACKLOG_LIMIT_BYTES < sent < FLOOD_LIMIT_BYTES
+            served.sendall(b"the other way too")
+            before = link.stats()
+            assert hears_nothing(client)
+            after = link.stats()
+            assert after.cpu_user_s - before.cpu_user_s < SILENT_S / 4  # it waits
+        client.shutdown(socket.SHUT_WR)
+        assert len(read_all(served)) == sent
+        assert client.recv(64) == b"the other way too"
+
+
+def test_a_reset_comes_after_the_stall_as_one(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.0)
+    fds = link.stats().fds
+    client, served = pair(link, target)
+    with served:
+        client.sendall(b"hello")
+        assert served.recv(64) == b"hello"
+        with link.stalled():
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            client.close()
+            assert hears_nothing(served)
+        with pytest.raises(ConnectionResetError):
+            served.recv(64)
+    assert eventually(lambda: empty(link, fds))
+
+
+def test_what_waits_is_sent_although_an_answer_came_first(
+    open_link: Opener, target: socket.socket
+) -> None:
+    """One event then tells of both: of something to read, and of room to write."""
+    link = open_link(target.getsockname())
+    client, served = pair(link, target)
+    with client, served:
+        sent = flood(client)
+        os.kill(link.pid, signal.SIGSTOP)
+        served.settimeout(0.2)
+        taken = 0
+        with contextlib.suppress(TimeoutError):
+            while True:
+                taken += len(served.recv(1 << 20))
+        served.sendall(b"go on")
+        os.kill(link.pid, signal.SIGCONT)
+        served.settimeout(10)
+        assert client.recv(64) == b"go on"
+        while taken < sent:
+            taken += len(served.recv(1 << 20))
+        assert taken == sent
+
+
 def test_a_stall_of_some_takes_the_oldest(open_link: Opener, target: socket.socket) -> None:
     link = open_link(target.getsockname())
-    pairs = [pair(link, target) for _ in range(4)]
+    pairs = [pair(link, target) for _ in range(5)]
     for client, served in pairs:  # all are known to the link
         client.sendall(b"hello")
         assert served.recv(64) == b"hello"
     with link.stalled(share=0.5):
+        pairs.append(pair(link, target))
         for client, _ in pairs:
             client.sendall(b"question")
-        assert [hears_nothing(served) for _, served in pairs] == [True, True, False, False]
-    assert [served.recv(64) for _, served in pairs] == [b"question"] * 4
+        silent = [hears_nothing(served) for _, served in pairs]
+        assert silent == [True, True, True, False, False, False]
+    assert [served.recv(64) for _, served in pairs] == [b"question"] * 6
     for ends in pairs:
         for end in ends:
             end.close()
@@ -549,6 +697,8 @@ def test_a_cut_resets_and_refuses_until_it_heals(open_link: Opener, target: sock
                     end.recv(64)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(link.route(0.0), timeout=10)
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(link.route(0.0))  # or the path could not heal
         again, answered = pair(link, target)
         with again, answered:
             again.sendall(b"hello")
@@ -562,14 +712,78 @@ def test_what_was_severed_stays_dead_and_new_ones_work(
     client, served = pair(link, target)
     with link.severed():
         client.sendall(b"lost")
-        meanwhile, unheard = pair(link, target)
+        meanwhile = through(link)
         meanwhile.sendall(b"lost too")
         assert hears_nothing(served)
-        assert hears_nothing(unheard)
+        assert hears_nothing(target)  # nobody connected
     client.sendall(b"still lost")
-    assert hears_nothing(served)
+    meanwhile.sendall(b"still lost")
+    served.sendall(b"and this")
+    for end in (client, served, meanwhile, target):
+        assert hears_nothing(end)
     again, answered = pair(link, target)
     again.sendall(b"hello")
     assert answered.recv(64) == b"hello"
-    for end in (client, served, meanwhile, unheard, again, answered):
+    for end in (client, served, meanwhile, again, answered):
         end.close()
+
+
+def test_what_was_severed_swallows_on_and_leaves_nothing(
+    open_link: Opener, target: socket.socket
+) -> None:
+    """Also where the link had stopped reading, for the sake of a reader that had."""
+    link = open_link(target.getsockname())
+    link.route(0.0)
+    fds = link.stats().fds
+    client, served = pair(link, target)
+    assert flood(client) < FLOOD_LIMIT_BYTES
+    with link.severed():
+        assert flood(client) >= FLOOD_LIMIT_BYTES
+        late = through(link)
+        late.close()
+    client.close()
+    served.close()
+    assert eventually(lambda: empty(link, fds), BEFORE_GHOSTS_GO_S)
+
+
+def test_an_end_that_a_stall_holds_is_dropped_with_its_idle_connection(
+    open_link: Opener, target: socket.socket
+) -> None:
+    link = open_link(target.getsockname())
+    link.route(0.0, idle_s=IDLE_S, idle_end="silence")
+    fds = link.stats().fds
+    client, served = pair(link, target, idle_s=IDLE_S, idle_end="silence")
+    with link.stalled():
+        client.sendall(b"held")
+        client.close()
+        assert eventually(lambda: link.stats().dropped == 1)
+    assert hears_nothing(served)
+    served.close()
+    assert eventually(lambda: empty(link, fds), BEFORE_GHOSTS_GO_S)
+
+
+def test_a_fault_befalls_one_route_alone(open_link: Opener, target: socket.socket) -> None:
+    link = open_link(target.getsockname())
+    near, far = link.route(0.0), link.route(0.001)
+    cut, cut_served = pair(link, target, 0.0)
+    stalled, stalled_served = pair(link, target, 0.001)
+    with cut, cut_served, stalled, stalled_served:
+        with link.cut(route=near):
+            with pytest.raises(ConnectionResetError):
+                cut.recv(64)
+            stalled.sendall(b"passes")
+            assert stalled_served.recv(64) == b"passes"
+            with pytest.raises(ValueError, match="while another fault is on"), link.severed():
+                pass
+            with link.stalled(route=far):  # each route has its own
+                stalled.sendall(b"held")
+                assert hears_nothing(stalled_served)
+            assert stalled_served.recv(64) == b"held"
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(near, timeout=10)
+        again, served = pair(link, target, 0.0)
+        again.close()
+        served.close()
+    elsewhere = ("127.0.0.1", 1)
+    with pytest.raises(ValueError, match="no route of this link"), link.cut(route=elsewhere):
+        pass

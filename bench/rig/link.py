@@ -53,6 +53,7 @@ class Link:
         self._relay = relay
         self._target = target
         self._routes: dict[tuple[float, Address, float | None, str], Address] = {}
+        self._befallen: set[Address] = set()  # the routes on which a fault is
 
     @classmethod
     def open(cls, target: Address, moderation_s: float = 0.0) -> Link:
@@ -85,8 +86,9 @@ class Link:
 
         With `idle_s` a connection on which no byte passed for so long (up to 4 % longer) is ended:
         "fin": both ends get FIN; "reset": both get RST; "silence": neither is told, and what they
-        send is swallowed; "reset on next": the next to send gets RST, the other is told nothing. A
-        server holds what it was not told of for `bench.rig.relay.GHOST_S` after its client left.
+        send is swallowed; "reset on next": each gets RST when it sends, and is told nothing before.
+        A server holds what it was not told of until it leaves by itself, or
+        `bench.rig.relay.GHOST_S` after its client left.
         The kernel of this machine answers TCP's own probes: only bytes keep a connection.
         """
         leads_to = target or self._target
@@ -102,32 +104,45 @@ class Link:
         return self._routes[key]
 
     @contextmanager
-    def stalled(self, share: float = 1.0) -> Iterator[None]:
+    def stalled(self, share: float = 1.0, *, route: Address | None = None) -> Iterator[None]:
         """Meanwhile what is sent on this share of the connections, the oldest, is held, and then
-        delivered; with all of them, on those that come meanwhile too."""
-        with self._faulty("stall", share=share):
+        delivered; with all of them, on those that come meanwhile too.
+
+        Like the other two it befalls one route, by its address, or all that there are, and raises
+        ValueError where one of them is on already.
+        """
+        with self._faulty("stall", route, share=share):
             yield
 
     @contextmanager
-    def cut(self) -> Iterator[None]:
+    def cut(self, *, route: Address | None = None) -> Iterator[None]:
         """Every connection is reset at both ends, and new ones are refused meanwhile."""
-        with self._faulty("cut"):
+        with self._faulty("cut", route):
             yield
 
     @contextmanager
-    def severed(self) -> Iterator[None]:
+    def severed(self, *, route: Address | None = None) -> Iterator[None]:
         """What is sent meanwhile is lost, and so is for good every connection that there is or that
-        comes meanwhile; nobody is told. New ones work afterwards."""
-        with self._faulty("sever"):
+        comes meanwhile; nobody is told. Those that come are accepted, by this machine's kernel, but
+        the server never hears of them. New ones work afterwards."""
+        with self._faulty("sever", route):
             yield
 
     @contextmanager
-    def _faulty(self, kind: str, **how: float) -> Iterator[None]:
-        self._relay.ask("fault", kind=kind, **how)
+    def _faulty(self, kind: str, route: Address | None, **how: float) -> Iterator[None]:
+        befallen = {route} if route else set(self._routes.values())
+        if not befallen <= set(self._routes.values()):
+            raise ValueError(f"no route of this link has the address {route}")
+        if befallen & self._befallen:
+            raise ValueError(f"no {kind} while another fault is on")
+        port = route[1] if route else None
+        self._befallen |= befallen
         try:
+            self._relay.ask("fault", kind=kind, port=port, **how)
             yield
         finally:
-            self._relay.ask("fault", kind="")
+            self._befallen -= befallen
+            self._relay.ask("fault", kind="", port=port)
 
     def stats(self) -> LinkStats:
         """Halts relaying for about a millisecond at 5,000 connections: not while measuring."""

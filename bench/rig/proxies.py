@@ -32,7 +32,7 @@ from bench.rig.certificates import Certificates
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 10.0
-ENVOY_THREADS = 1  # two cores are shared by all: another would take a worker's
+THREADS = 1  # two cores are shared by all: another would take a worker's
 # Of connections, and of requests in flight: Envoy's own limit of 1,024 cuts plans short.
 MOST = 1_000_000
 OP_TIMEOUT_S = 5
@@ -236,7 +236,7 @@ class Front(Proxy):
 
 class EnvoyBalancer(Proxy):
     """Envoy as a load balancer in front of `target`: it passes bytes on, and ends a connection on
-    which none came for `idle_s`."""
+    which none came for `idle_s`: both ends get FIN."""
 
     name = "the load balancer (envoy)"
 
@@ -308,7 +308,7 @@ def _envoy_command(config: dict[str, Any]) -> list[str]:
     if binary is None:
         raise PreflightError(f"envoy cannot run: {missing('envoy')}")
     return [
-        binary, "--config-yaml", json.dumps(config), "--concurrency", str(ENVOY_THREADS),
+        binary, "--config-yaml", json.dumps(config), "--concurrency", str(THREADS),
         "--disable-hot-restart", "--log-level", "warning",
     ]  # fmt: skip
 
@@ -399,6 +399,7 @@ def _haproxy_config(address: Address, target: Address, idle_s: float) -> bytes:
     lines = (
         "global",
         f"  maxconn {most}",
+        f"  nbthread {THREADS}",
         "defaults",
         "  mode tcp",
         f"  timeout connect {OP_TIMEOUT_S}s",

@@ -57,14 +57,15 @@ GHOST_S = 10.0  # for so long a server holds a connection whose client went unhe
 class Side:
     """One of the two sockets of a relayed connection; `peer` is the other.
 
-    Faults have one place to act: `send` belongs to the single connection and may be replaced. A
-    closed side's `send` is `len`, which swallows, and so is that of a connection that was dropped
-    in silence; `lost` says that its ends travel no further either. A stalled one's is `_full`.
+    Faults have one place to act: `send` and `recv` belong to the single connection and may be
+    replaced. A closed side's `send` is `len`, which swallows, and so is that of a connection that
+    was dropped in silence; `lost` says that its ends travel no further either. A stalled one's is
+    `_full`. None of them replaces `recv`.
     """
 
     __slots__ = (
         "append", "backlog", "bytes", "chunks", "closed", "delay_s", "ended", "fd", "held", "lost",
-        "must_end", "peer", "recv", "send", "sent_end", "sock", "to_server",
+        "must_end", "peer", "recv", "route", "send", "sent_end", "sock", "to_server", "unusual",
     )  # fmt: skip
     peer: Side
 
@@ -75,6 +76,7 @@ class Side:
         self.fd = sock.fileno()
         self.recv: Callable[[int], bytes] = sock.recv
         self.send: Callable[[Any], int] = sock.send
+        self.route = route
         self.append = route.queue.append
         self.delay_s = route.delay_s
         self.to_server = to_server  # the direction of what is read here
@@ -82,8 +84,9 @@ class Side:
         self.chunks = 0
         self.backlog = bytearray()  # due, but not taken by the socket yet
         self.held = False  # not to be read: the peer's backlog is full, or it has ended
+        self.unusual = False  # held, or with a backlog: an event is more than something to read
         self.ended = False  # FIN was read here
-        self.must_end = False  # FIN is to follow the backlog
+        self.must_end = False  # the end is to follow the backlog
         self.sent_end = False
         self.closed = False
         self.lost = False
@@ -92,6 +95,15 @@ class Side:
 def _full(data: Any) -> int:
     """`send` of a side whose path stalls: what is due stays in its backlog."""
     raise BlockingIOError
+
+
+def _bound(port: int) -> socket.socket:
+    """A listener that does not listen yet."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((LOOPBACK, port))
+    listener.setblocking(False)
+    return listener
 
 
 class Route:
@@ -115,13 +127,14 @@ class Route:
         self.activity: dict[Side, tuple[int, float]] = {}
         self.next_sweep = NEVER
         self.sweep_s = idle_s / SWEEPS if idle_s else NEVER
-        self.listener = self.listen(0)
+        self.fault = ""  # what connections that come meet
+        self.listener = _bound(0)
         self.port: int = self.listener.getsockname()[1]  # which it keeps when the path was cut
 
-    def listen(self, port: int) -> socket.socket:
-        listener = socket.create_server((LOOPBACK, port), backlog=LISTEN_BACKLOG)
-        listener.setblocking(False)
-        return listener
+    def refuse(self) -> None:
+        """Whoever connects is refused until it listens again; the port stays ours meanwhile."""
+        self.listener.close()
+        self.listener = _bound(self.port)
 
     def next_due(self) -> float:
         """When there is something to do next; infinity when there is nothing."""
@@ -164,7 +177,6 @@ class SelectorPoller:
         self._selector = selectors.DefaultSelector()
 
     def add(self, fd: int) -> None:
-        self._selector.register(fd, selectors.EVENT_READ | selectors.EVENT_WRITE)
         self.interest(fd, read=True, write=False)
 
     def add_level(self, fd: int) -> None:
@@ -206,7 +218,6 @@ class Relay:
         self._unread: list[Side] = []
         self._accepted = 0
         self._dropped = 0
-        self._fault = ""
         self._chore_at = NEVER
         self._ghosts: deque[tuple[float, Side]] = deque()
         self._closed_totals = {"to_server": [0, 0], "to_client": [0, 0]}
@@ -236,7 +247,7 @@ class Relay:
                 side = sides.get(fd)
                 if side is None:
                     self._serve(fd)
-                elif mask != ORDINARY or side.held:
+                elif mask != ORDINARY or side.unusual:
                     self._unusual(side, mask, now)
                 else:
                     # Written out, not called: this and _deliver are the cost of a request.
@@ -353,6 +364,8 @@ class Relay:
         side.chunks -= 1  # END is none
         side.held = side.ended = True
         self._watch(side)
+        if side.lost and side.peer.closed:  # nobody is left to hear of it
+            self._close(side)
 
     # Writing
 
@@ -362,7 +375,7 @@ class Relay:
         if sink.lost and not data:
             self._haunt(sink)
         elif not data and sink.send is _full:
-            sink.must_end = True  # it heals, and the end follows what was held
+            sink.must_end = True  # and when it heals, the end follows what was held
         elif data is RESET:
             self._abort(sink)
         elif data:
@@ -383,24 +396,37 @@ class Relay:
         try:
             sent = sink.send(sink.backlog)
         except BlockingIOError:
-            return
+            sent = 0
         except OSError:
             self._broken(sink, now)
             return
         del sink.backlog[:sent]
         self._watch(sink)
-        if sink.backlog:
-            return
-        if sink.must_end:
+        if not sink.backlog:
+            self._flushed(sink, now)
+
+    def _flushed(self, sink: Side, now: float) -> None:
+        if not sink.must_end:
+            self._release(sink.peer, now)
+        elif sink.peer.closed:  # a stall held back its RST
+            self._abort(sink)
+        else:
             self._send_end(sink)
-        elif sink.peer.held and not sink.peer.ended:
-            sink.peer.held = False
-            self._watch(sink.peer)
-            self._drain(sink.peer, now)
+
+    def _release(self, side: Side, now: float) -> None:
+        """Reads it again, first of all what came while it was held: no event tells of that."""
+        if side.held and not side.ended:
+            side.held = False
+            self._watch(side)
+            self._drain(side, now)
 
     def _watch(self, side: Side) -> None:
+        """To be called when `held`, `backlog` or `send` has changed."""
+        side.unusual = side.held or bool(side.backlog)
         if not side.closed:
-            self._poller.interest(side.fd, read=not side.held, write=bool(side.backlog))
+            # A stalled side's socket would be writable all the time.
+            write = bool(side.backlog) and side.send is not _full
+            self._poller.interest(side.fd, read=not side.held, write=write)
 
     def _send_end(self, sink: Side) -> None:
         with contextlib.suppress(OSError):
@@ -464,10 +490,10 @@ class Relay:
             elif now - since >= route.idle_s:
                 del route.activity[client]
                 self._dropped += 1
-                self._drop(client, route.idle_end)
+                self._drop(client, route.idle_end, now)
         route.next_sweep = now + route.sweep_s if route.activity else NEVER
 
-    def _drop(self, client: Side, manner: str) -> None:
+    def _drop(self, client: Side, manner: str, now: float) -> None:
         server = client.peer
         if manner == "fin":
             self._send_end(client)
@@ -476,16 +502,23 @@ class Relay:
             self._abort(client)
             self._abort(server)
         else:
-            self._lose(client)
+            self._lose(client, now)
             if manner == "reset on next":
                 for side in (client, server):
                     side.send = functools.partial(self._refuse, side)
 
-    def _lose(self, client: Side) -> None:
-        """Nothing passes any more, in either direction, and neither end is told."""
-        for side in (client, client.peer):
+    def _lose(self, client: Side, now: float) -> None:
+        """Nothing passes any more, in either direction, and neither end is told. What they send is
+        read all the same, also by a side that a full backlog had held."""
+        both = client, client.peer
+        for side in both:
             side.backlog.clear()
             side.lost, side.send = True, len
+            self._watch(side)
+            if side.must_end and not side.closed:
+                self._haunt(side)
+        for side in both:
+            self._release(side, now)
 
     def _refuse(self, sink: Side, data: Any) -> int:
         """What was sent towards `sink` is answered to its sender by RST."""
@@ -494,59 +527,80 @@ class Relay:
         return len(data)
 
     def _haunt(self, sink: Side) -> None:
-        """The other end went unheard: this one is closed after a while, the client's at once."""
+        """The other end left unheard: that one's socket is closed, and this one stays."""
+        refuses = sink.send is not len
         sink.send = len
-        if not sink.peer.closed:
-            self._close(sink.peer)
-        if sink.to_server:  # it is the client that is left alone: let it find out
+        self._close(sink.peer)
+        if refuses:  # what this end sends is answered likewise
+            sink.peer.send = functools.partial(self._reset, sink)
+        if sink.to_server and not sink.ended:
+            return  # it is the client that is left alone: let it find out
+        if sink.ended and not sink.to_server:
+            self._close(sink)
             return
+        # Of a client that has sent FIN no event would ever tell us that it left.
         self._ghosts.append((perf_counter() + GHOST_S, sink))
         self._chore_at = min(self._chore_at, self._ghosts[0][0])
 
-    # Faults of the whole link
+    def _reset(self, side: Side, data: Any) -> int:
+        self._abort(side)
+        return len(data)
 
-    def set_fault(self, kind: str, share: float = 1.0) -> dict[str, Any]:
-        """ "stall", "cut" or "sever" from now on; "" ends any of them."""
-        if kind == "":
-            self._heal()
-        elif kind == "stall":
-            self._stall(share)
+    # Faults by command
+
+    def set_fault(self, kind: str, share: float = 1.0, port: int | None = None) -> dict[str, Any]:
+        """ "stall", "cut" or "sever" from now on, or "" for the end of it: on the route with this
+        port, or on all that there are."""
+        now = perf_counter()
+        routes = {route for route in self._routes if port in (None, route.port)}
+        for route in routes & set(self._listening.values()):
+            self._accept(route, LISTEN_BACKLOG)  # they came before this command
+        clients = [client for client in self._clients() if client.route in routes]
+        for route in routes:
+            # A stall of some connections leaves those that come alone.
+            route.fault = kind if share == 1.0 else ""
+        if kind == "stall":
+            self._stall(clients, share)
         elif kind == "cut":
-            self._cut()
+            self._cut(routes, clients)
         elif kind == "sever":
-            for client in self._clients():
-                self._lose(client)
-        # A stall of some connections leaves those that come alone.
-        self._fault = kind if share == 1.0 else ""
+            for client in clients:
+                self._lose(client, now)
+        else:
+            self._heal(routes, now)
         return {}
 
     def _clients(self) -> list[Side]:
         """The oldest first."""
         return [side for side in self._sides.values() if side.to_server]
 
-    def _stall(self, share: float) -> None:
-        clients = [side for side in self._clients() if not side.lost]
-        for client in clients[: math.ceil(share * len(clients))]:
-            client.send = client.peer.send = _full
+    def _stall(self, clients: list[Side], share: float) -> None:
+        alive = [client for client in clients if not client.lost]
+        # Rounded up; but 0.07 of 100 is 7.000000000000001.
+        for client in alive[: math.ceil(round(share * len(alive), 6))]:
+            for side in (client, client.peer):
+                if not side.closed:
+                    side.send = _full
+                    self._watch(side)
 
-    def _cut(self) -> None:
-        for client in self._clients():
+    def _cut(self, routes: set[Route], clients: list[Side]) -> None:
+        for client in clients:
             self._abort(client.peer)
             self._abort(client)
-        for fd, route in list(self._listening.items()):
+        for route in routes:
+            fd = route.listener.fileno()
             self._poller.forget(fd)
             del self._listening[fd]
-            route.listener.close()
+            route.refuse()
 
-    def _heal(self) -> None:
-        now = perf_counter()
+    def _heal(self, routes: set[Route], now: float) -> None:
         for side in list(self._sides.values()):
-            if side.send is _full:
+            if side.send is _full and side.route in routes:
                 side.send = side.sock.send
-                self._flush(side, now)
-        if not self._listening:
-            for route in self._routes:
-                route.listener = route.listen(route.port)
+                if side.backlog or side.must_end:
+                    self._flush(side, now)
+        for route in routes:
+            if route.listener.fileno() not in self._listening:
                 self._listen(route)
 
     # Connections
@@ -558,8 +612,8 @@ class Relay:
             self._answer()
         # else its side was closed earlier in this very turn
 
-    def _accept(self, route: Route) -> None:
-        for _ in range(ACCEPTS_A_TURN):
+    def _accept(self, route: Route, most: int = ACCEPTS_A_TURN) -> None:
+        for _ in range(most):
             try:
                 accepted, _ = route.listener.accept()
                 upstream = socket.socket(route.family)
@@ -584,11 +638,13 @@ class Relay:
             route.activity[client] = (0, now)
             route.next_sweep = min(route.next_sweep, now + route.sweep_s)
             self._chore_at = min(self._chore_at, route.next_sweep)
-        if self._fault == "sever":
-            self._lose(client)
-        elif self._fault == "stall":
-            client.send = server.send = _full
         route.newcomers.append((now + route.rtt_s, client))
+        if route.fault == "sever":  # its SYN would have been lost too: the server hears of nothing
+            self._lose(client, now)
+            self._close(server)
+            return
+        if route.fault == "stall":
+            client.send = server.send = _full
         status = server.sock.connect_ex(route.target)
         self._poller.add(server.fd)
         if status not in (0, errno.EINPROGRESS):
@@ -600,6 +656,7 @@ class Relay:
             _, client = route.newcomers.popleft()
             if not client.closed:
                 self._poller.add(client.fd)
+                self._watch(client)
 
     # Commands
 
@@ -620,6 +677,7 @@ class Relay:
         return {"address": route.listener.getsockname()}
 
     def _listen(self, route: Route) -> None:
+        route.listener.listen(LISTEN_BACKLOG)
         fd = route.listener.fileno()
         self._listening[fd] = route
         self._poller.add_level(fd)
