@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import asleep
 import numpy as np
 from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
@@ -76,6 +77,8 @@ def store(
 
 def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
     """The cell by min(users, pool) ÷ W, up to what the rig carries; of an open loop by its rows."""
+    if cell.idling is not None:
+        return asleep.observation(cell, [asleep.burst(cell, cycle) for cycle in range(2)], block)
     known = _closed(cell, block) if cell.loop == "closed" else _open(cell, block, truth)
     if cell.arm == instrument.ARMS[1]:
         known |= _times(known, truth.second_arm)

@@ -149,7 +149,9 @@ def test_every_experiment_offers_what_the_runner_and_the_report_ask_for() -> Non
         for profile in ("smoke", "standard", "full"):
             made = module.plan(profile, Workload(), 1)
             assert made.cells
-            assert made.replicates >= (3 if profile != "smoke" else 1)
+            # Lanes of one block are replicates too, and a storm is judged by nobody.
+            few = profile == "smoke" or module.NAME in ("idle_eviction", "reconnect_storm")
+            assert made.replicates >= (1 if few else 3)
             assert len(made.blocks) == made.replicates + made.apart_replicates
             assert made.measurements == (
                 len(made.cells) * made.replicates

@@ -141,7 +141,7 @@ def test_every_plain_field_of_the_nouns_is_a_column(store: Store) -> None:
     store.add(observation())
     columns = set(store.cells().columns)
     apart = {"cell", "gates", "series", "histograms", "requests", "workload", "process"}
-    apart.add("idling")
+    apart |= {"idling", "outage"}
     nouns = (Cell, Workload, Arrivals, Idling, Observation)
     kinds = [typing.get_type_hints(noun) for noun in nouns]
     fields = {name for each in kinds for name, kind in each.items() if kind is not Percentiles}
