@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 from typing import Any
 
 import pytest
@@ -100,6 +101,15 @@ def test_outcomes_are_told_by_the_systems_own_word() -> None:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_on_a_real_rig(name: str) -> None:
+    run_check(__file__, NO_SERVER, name)
+
+
+@pytest.mark.parametrize("name", ["firewall", "passage"])
+def test_behind_a_firewall(name: str) -> None:
+    from bench.rig import firewall  # here: as redis above
+
+    if why := firewall.missing():
+        pytest.skip(f"not run: {why}")
     run_check(__file__, NO_SERVER, name)
 
 
@@ -208,6 +218,36 @@ def check_outage() -> None:
     back = told["restarted"]  # pauses with jitter may add up to less than the server is away for
     assert back["ok after retry"] > 0
     assert back["ok"] + back["ok after retry"] > 280
+
+
+def behind() -> Cell:
+    return cell(idling=Idling("firewall", 1.0, gap_s=2.5, requests=60, volley=10))
+
+
+def check_firewall() -> None:
+    """What it forgot meets silence."""
+    (found,) = measured([behind()]).values()
+    assert found.valid, found.invalid_reasons
+    fresh, later = found.bursts
+    assert outcomes(fresh) == {"ok": 60}
+    assert outcomes(later) == {"ok": 30, "time-out": 30}
+
+
+def check_passage() -> None:
+    """A lane that is closed keeps no socket in the firewall's namespaces."""
+    from bench.load.lanes import Keeper
+    from bench.rig.firewall import Firewall
+    from bench.rig.server import open_server
+
+    with Firewall(5) as wall, open_server(None, max_connections=100, firewall=wall) as server:
+        os.environ["BENCH_REDIS_URL"] = server.url
+        keeper, counts = Keeper(), []
+        for lane in range(3):  # the first opens what the process keeps
+            keeper.open(lane, dataclasses.asdict(behind()), [*wall.server_address], wall.passage, 1)
+            assert wall.entries() >= 30
+            keeper.close(lane)
+            counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[0] == counts[2], counts
 
 
 def check_workers() -> None:

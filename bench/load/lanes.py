@@ -42,7 +42,6 @@ from bench.rig.access import Access
 from bench.rig.firewall import Passage
 from bench.rig.host import raise_fd_limit
 from bench.rig.server import KEY_PREFIX, connection_settings
-from bench.rig.sockets import NewSocket
 
 BURST_TIMEOUT_S = 60.0
 LEAD_S = 0.005  # from the order to the first request
@@ -57,11 +56,9 @@ NO_THREAD = OUTCOMES.index("no thread")
 
 class Lane:
     """One pool of the cell's kind, opened full. `address` leads by whatever is the trap; sockets
-    come from `new_socket` where a namespace lies between."""
+    come by `passage` where that is a firewall."""
 
-    def __init__(
-        self, cell: Cell, access: Access, address: Any, new_socket: Any, seed: int
-    ) -> None:
+    def __init__(self, cell: Cell, access: Access, address: Any, passage: str, seed: int) -> None:
         assert cell.idling is not None, "a lane sleeps"
         assert cell.offered_qps is not None, "a burst has a rate"
         self._cell = cell
@@ -69,6 +66,8 @@ class Lane:
         self._requests = cell.idling.requests // cell.workers
         self._volley = min(cell.idling.volley, self._requests)
         self._random = np.random.default_rng(seed)
+        self._passage = Passage(passage) if passage else None
+        new_socket = self._passage.socket if self._passage is not None else None
         self._loans = Loans(new_pool(cell, access, address, new_socket))
         self._redis: Any = Redis(connection_pool=self._loans)  # type: ignore[arg-type]
         self._fill()
@@ -119,6 +118,8 @@ class Lane:
     def close(self) -> None:
         """Blocks for as many closings as there are connections."""
         self._loans.close()
+        if self._passage is not None:
+            self._passage.close()
 
 
 class Burst:
@@ -248,7 +249,7 @@ class Keeper:
         raise_fd_limit(asked.pool_size + OWN_FDS)
         access = Access.from_environment()
         with _uncollected():
-            self._lanes[lane] = Lane(asked, access, tuple(address), _sockets_of(passage), seed)
+            self._lanes[lane] = Lane(asked, access, tuple(address), passage, seed)
         return {"seconds": clock() - began}
 
     def burst(self, lane: int) -> dict[str, Any]:
@@ -263,11 +264,6 @@ class Keeper:
     @property
     def verbs(self) -> dict[str, Callable[..., dict[str, Any]]]:
         return {"lane.open": self.open, "lane.burst": self.burst, "lane.close": self.close}
-
-
-def _sockets_of(passage: str) -> NewSocket | None:
-    """Made behind a firewall, where that is the trap."""
-    return Passage(passage).socket if passage else None
 
 
 @contextmanager

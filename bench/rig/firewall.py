@@ -7,12 +7,12 @@ so that there is nothing to remove, however this one ends.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from bench.model import ApparatusLost, PreflightError
@@ -59,18 +59,19 @@ class Firewall:
     server_address = SERVER_ADDRESS, PORT
 
     def __init__(self, idle_s: float) -> None:
-        if idle_s != int(idle_s) or idle_s < 1:
+        if not (float(idle_s).is_integer() and idle_s >= 1):
             raise PreflightError(
                 f"idle_s is {idle_s:g}: the firewall counts whole seconds, from 1 up"
             )
         self.passage = f"redis-pool-bench-{os.getpid()}-{secrets.token_hex(8)}"
+        self._beside = Passage(self.passage, SERVER)
         self._helper = host.Companion(
             "bench.rig.namespaces", str(int(idle_s)), self.passage, name="firewall"
         )
         try:
             self.entries()
             self.namespaces = _namespaces(self.passage)
-        except ApparatusLost as failure:
+        except (ApparatusLost, OSError) as failure:
             self._helper.close()
             raise PreflightError(f"no firewall can be set up: {failure}") from failure
 
@@ -84,9 +85,10 @@ class Firewall:
     def pid(self) -> int:
         return self._helper.pid
 
-    def server_socket(self) -> Callable[[], Any]:
-        """Makes sockets beside the server, which the firewall does not see: for questions."""
-        return Passage(self.passage, SERVER).socket
+    def server_socket(self) -> Any:
+        """One made beside the server, which the firewall does not see: for questions. Raises
+        OSError where the firewall is gone."""
+        return self._beside.socket()
 
     def entries(self) -> int:
         """How many connections it knows now."""
@@ -97,6 +99,7 @@ class Firewall:
 
     def close(self) -> None:
         """May be repeated."""
+        self._beside.close()
         self._helper.close()
         for namespace in self.__dict__.pop("namespaces", ()):
             os.close(namespace)
@@ -104,7 +107,8 @@ class Firewall:
 
 class Passage:
     """Makes unconnected sockets that lead through the firewall of that name (`kind` SERVER: beside
-    it). `socket` blocks for an answer now and then; threads and greenlets may share one."""
+    it). `socket` blocks for an answer now and then; threads and greenlets may share one. Up to 31
+    lie ready until it is closed."""
 
     def __init__(self, name: str, kind: bytes = CLIENT) -> None:
         self._name = name
@@ -114,7 +118,7 @@ class Passage:
         self._channel: socket.socket | None = None
 
     def socket(self) -> socket.socket:
-        """Raises OSError where the firewall is gone."""
+        """Raises OSError where the firewall is gone, or no descriptor is left."""
         with self._turn:
             if not self._stash:
                 if self._channel is None:
@@ -153,7 +157,11 @@ def _channel(name: str) -> socket.socket:
 
 def _received(channel: socket.socket, kind: bytes) -> list[int]:
     channel.sendall(kind)
-    said, descriptors, _flags, _address = socket.recv_fds(channel, 1, SOCKETS_A_TIME)
+    # Closed at exec: a child that held one would keep its namespace.
+    how = socket.MSG_CMSG_CLOEXEC
+    said, descriptors, _flags, _address = socket.recv_fds(channel, 1, SOCKETS_A_TIME, how)
     if not said:
         raise ConnectionError("the firewall is gone")
+    if not descriptors:  # the kernel leaves out those for which there is no room
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     return descriptors

@@ -3,7 +3,7 @@
 It makes three network namespaces, of the client, the firewall and the server, joined by two pairs
 of virtual wires, and sets the rules of the middle one. None of them has a name: they are there for
 as long as this process, and whoever was let into one, and with them goes all that is in them. An
-ordinary user needs a user namespace around them, root does not.
+ordinary user needs a user namespace around them, and so does a container's root.
 
 A socket belongs to the namespace in which it was made, whoever uses it. So others come through by
 sockets from here, handed out at the abstract address NAME: a byte says which (`CLIENT`, `SERVER`),
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import selectors
 import shutil
@@ -36,9 +37,16 @@ SOCKETS_A_TIME = 32
 CLIENT_ADDRESS, CLIENT_SIDE = "198.18.0.2", "198.18.0.1"
 SERVER_ADDRESS, SERVER_SIDE = "198.19.0.2", "198.19.0.1"
 PREFIX = 24
-MOST_ENTRIES = 65_536
+LEAST_ENTRIES = 12_000  # connections known at once
+UNPRIVILEGED = "BENCH_UNPRIVILEGED"  # set: a user namespace for root, too
 NO_TOOL = "{} is not installed; on Debian: apt install {}"
 TOOLS = {"ip": "iproute2", "nft": "nftables"}
+REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EUSERS)  # the latter two: none allowed
+ALLOW = (
+    "namespaces are refused: run it as root, or allow them to users (sysctl: "
+    "user.max_user_namespaces, user.max_net_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns)"
+)
 
 
 def tool(name: str) -> str | None:
@@ -52,9 +60,16 @@ class Namespaces:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.user: int | None = None
-        if os.geteuid() != 0 or os.environ.get("BENCH_UNPRIVILEGED"):
+        if os.environ.get(UNPRIVILEGED) or not self._may_make():
             self._enter_user()
         self.client, self.firewall, self.server = (self._made() for _ in range(3))
+
+    def _may_make(self) -> bool:
+        try:
+            self._call("unshare", CLONE_NEWNET)
+        except PermissionError:
+            return False
+        return True
 
     def _enter_user(self) -> None:
         """In it this user may do all, to its own namespaces."""
@@ -114,15 +129,15 @@ def _bring_up(device: str, address: str) -> None:
 
 def forbid_all_but_the_known(spaces: Namespaces, idle_s: int) -> None:
     """A stateful firewall that forgets what was idle for `idle_s`, and takes up nothing in its
-    midst: what comes then is dropped without a word."""
-    rules = """
-        table ip bench {
-            chain forward {
+    midst: what comes then is dropped without a word. Only the client's side may begin."""
+    rules = f"""
+        table ip bench{os.getpid()} {{
+            chain forward {{
                 type filter hook forward priority 0; policy drop;
                 ct state established accept
-                ct state new tcp flags & (fin | syn | rst | ack) == syn accept
-            }
-        }
+                oifname {device("s")} ct state new tcp flags & (fin | syn | rst | ack) == syn accept
+            }}
+        }}
     """
     with spaces.inside(spaces.firewall):
         run("nft", "-f", "-", input=rules)
@@ -130,10 +145,36 @@ def forbid_all_but_the_known(spaces: Namespaces, idle_s: int) -> None:
         _set("netfilter/nf_conntrack_tcp_timeout_established", idle_s)
         _set("netfilter/nf_conntrack_tcp_loose", 0)
         _set("netfilter/nf_conntrack_tcp_be_liberal", 0)
+        require_room()
+
+
+def device(side: str) -> str:
+    """The firewall's wire to that side; no longer than the kernel's 15 letters with an "e" more."""
+    return f"bench{side}{os.getpid()}"
+
+
+def require_room() -> None:
+    """Raises OSError where the table is small: what is dropped is to be what was idle. It is the
+    machine's limit for each namespace, which nobody can raise from inside one."""
+    most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
+    if most < LEAST_ENTRIES:
+        raise OSError(
+            f"it would know {most} connections at most and {LEAST_ENTRIES} are needed; "
+            f"raise that with: sudo sysctl net.netfilter.nf_conntrack_max={LEAST_ENTRIES}"
+        )
 
 
 def _set(name: str, value: int) -> None:
-    Path("/proc/sys/net", name).write_text(str(value))
+    try:
+        Path("/proc/sys/net", name).write_text(str(value))
+    except OSError as failure:
+        raise OSError(failure.errno, f"{name} = {value}: {failure.strerror}") from None
+
+
+def why(failure: OSError) -> str:
+    """What was refused, and how to mend it."""
+    said = failure.strerror or str(failure)
+    return f"{ALLOW} ({said})" if failure.errno in REFUSED else said
 
 
 class Gate:
@@ -201,11 +242,11 @@ def main() -> None:
         listener.listen()
         try:
             spaces = Namespaces()
-            wire(spaces, "benchc", spaces.client, (CLIENT_SIDE, CLIENT_ADDRESS))
-            wire(spaces, "benchs", spaces.server, (SERVER_SIDE, SERVER_ADDRESS))
+            wire(spaces, device("c"), spaces.client, (CLIENT_SIDE, CLIENT_ADDRESS))
+            wire(spaces, device("s"), spaces.server, (SERVER_SIDE, SERVER_ADDRESS))
             forbid_all_but_the_known(spaces, int(idle_s))
         except OSError as failure:
-            sys.exit(failure.strerror or str(failure))
+            sys.exit(why(failure))
         Gate(spaces, listener).serve()
 
 

@@ -509,7 +509,7 @@ def _started(
     options: Mapping[str, str],
     firewall: Firewall | None = None,
 ) -> Server:
-    new_socket = firewall.server_socket() if firewall is not None else None
+    new_socket = firewall.server_socket if firewall is not None else None
     log = tempfile.TemporaryFile()  # noqa: SIM115 (the server's close() closes it)
 
     def spawned() -> subprocess.Popen[bytes]:
