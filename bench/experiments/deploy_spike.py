@@ -136,7 +136,7 @@ class Felt(NamedTuple):
     which they got their connections, on average.
     """
 
-    begins_s: float
+    spike_begins_s: float
     ends_s: float
     usual_s: float
     spike_p99_s: float
@@ -152,18 +152,18 @@ def felt(requests: pd.DataFrame, row: Any) -> Felt:
     inside, until_s = _told(requests, row), row.measured_s - STOPPING_S
     due_s = inside["intended_s"].to_numpy()
     latency_s = (inside["done_s"] - inside["intended_s"]).to_numpy()
-    begins_s = spike_begin_s(due_s, row)
-    ends_s = min(begins_s + row.spike_s, until_s)
-    before, since = latency_s[due_s < begins_s], latency_s[due_s >= begins_s]
+    spike_begins_s = spike_begin_s(due_s, row)
+    ends_s = min(spike_begins_s + row.spike_s, until_s)
+    before, since = latency_s[due_s < spike_begins_s], latency_s[due_s >= spike_begins_s]
     usual_s = float(np.median(before)) if before.size else math.nan
-    since_s = ends_s if ends_s < until_s else begins_s
-    spike = inside[inside["intended_s"].between(begins_s, ends_s)]
+    since_s = ends_s if ends_s < until_s else spike_begins_s
+    spike = inside[inside["intended_s"].between(spike_begins_s, ends_s)]
     return Felt(
-        begins_s,
+        spike_begins_s,
         ends_s,
         usual_s,
         _p99(since),
-        recovery_s(due_s, latency_s, usual_s, begins_s, since_s, until_s),
+        recovery_s(due_s, latency_s, usual_s, spike_begins_s, since_s, until_s),
         late_s=float((spike["sent_s"] - spike["intended_s"]).mean()),
         wait_s=float((spike["acquired_s"] - spike["sent_s"]).mean()),
         beyond_s=float((spike["done_s"] - spike["acquired_s"]).mean() - row.rtt_s),
@@ -202,7 +202,7 @@ def recovery_s(
     due_s: Floats,
     latency_s: Floats,
     usual_s: float,
-    begins_s: float,
+    spike_begins_s: float,
     since_s: float,
     until_s: float,
 ) -> float:
@@ -212,9 +212,9 @@ def recovery_s(
     Slow: the median of those due in one bucket is above `SLOW` × `usual_s`, in `IN_A_ROW` buckets
     at least, from the spike's begin on. A last bucket cut short counts to the one before.
     """
-    count = max(1, int((until_s - begins_s) / BUCKET_S + 1e-9))
-    bucket = np.minimum(((due_s - begins_s) / BUCKET_S).astype(int), count - 1)
-    own = [latency_s[(due_s >= begins_s) & (bucket == number)] for number in range(count)]
+    count = max(1, int((until_s - spike_begins_s) / BUCKET_S + 1e-9))
+    bucket = np.minimum(((due_s - spike_begins_s) / BUCKET_S).astype(int), count - 1)
+    own = [latency_s[(due_s >= spike_begins_s) & (bucket == number)] for number in range(count)]
     slow = np.array([bool(part.size) and np.median(part) > SLOW * usual_s for part in own])
     rows = np.convolve(slow, np.ones(IN_A_ROW), "valid") == IN_A_ROW if count >= IN_A_ROW else slow
     if not rows.any():
@@ -222,7 +222,7 @@ def recovery_s(
     last = int(np.flatnonzero(rows)[-1]) + IN_A_ROW
     if last >= count:
         return math.nan
-    return max(0.0, begins_s + last * BUCKET_S - since_s)
+    return max(0.0, spike_begins_s + last * BUCKET_S - since_s)
 
 
 def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
@@ -232,7 +232,7 @@ def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     columns = pd.DataFrame(told, index=last.index, columns=list(Felt._fields), dtype=float)
     parts = last["arm"].str.split(" ", expand=True).reindex(columns=[0, 1])
     known = last.join(columns).assign(situation=parts[0], shape=parts[1])
-    told_of = known["begins_s"].notna()
+    told_of = known["spike_begins_s"].notna()
     return known.assign(counts=known.index.isin(usable(known[told_of]).index))
 
 
@@ -572,7 +572,7 @@ def _timelines(known: pd.DataFrame, store: Store, situation: Situation, shape: S
 
 def _timeline(own: pd.DataFrame, store: Store) -> Line | None:
     """Over the replicates that count; where none does, over all, and it is drawn as such."""
-    told = own.dropna(subset=["begins_s"])
+    told = own.dropna(subset=["spike_begins_s"])
     fit = told[told["counts"].astype(bool)]
     chosen = fit if len(fit) else told
     if chosen.empty:
@@ -590,9 +590,9 @@ def _since(row: Any, store: Store) -> pd.DataFrame:
     """Latency by the bucket, counted from the spike's begin, in which a request was due."""
     requests = store.requests(row.cell, row.block, row.attempt)
     inside = _told(requests, row)
-    bucket = ((inside["intended_s"] - row.begins_s) // BUCKET_S).astype(int)
+    bucket = ((inside["intended_s"] - row.spike_begins_s) // BUCKET_S).astype(int)
     whole = bucket < int(
-        (row.measured_s - STOPPING_S - row.begins_s) / BUCKET_S
+        (row.measured_s - STOPPING_S - row.spike_begins_s) / BUCKET_S
     )  # the last is cut short
     latency_s = inside["done_s"] - inside["intended_s"]
     return pd.DataFrame({"bucket": bucket, "latency_s": latency_s})[whole]
