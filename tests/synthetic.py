@@ -78,7 +78,7 @@ def store(
 def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
     """The cell by min(users, pool) ÷ W, up to what the rig carries; of an open loop by its rows."""
     if cell.idling is not None:
-        return asleep.observation(cell, [asleep.burst(cell, cycle) for cycle in range(2)], block)
+        return _asleep(cell, block)
     known = _closed(cell, block) if cell.loop == "closed" else _open(cell, block, truth)
     if cell.arm == instrument.ARMS[1]:
         known |= _times(known, truth.second_arm)
@@ -106,6 +106,24 @@ def observation(cell: Cell, block: int, truth: Truth = Truth()) -> Observation:
     }
     blank = dict.fromkeys(typing.get_type_hints(Observation), 0)
     return Observation(**(blank | usual | known))
+
+
+def _asleep(cell: Cell, block: int) -> Observation:
+    """All is well with it, whatever goes wrong meanwhile."""
+    assert cell.idling is not None
+    fault = {"fault_began_s": 1.2, "fault_ended_s": 1.5} if cell.outage is not None else {}
+    cycles = range(1 - cell.idling.fresh, cell.idling.cycles + 1)
+    at = np.linspace(1.0, 2.0, 200)
+    kept: dict[str, Any] = {
+        "requests": [asleep.rows(at, at + 0.001)] if cell.keep_requests else [],
+        "series": [
+            {"source": "probes", "at_s": t, "server_cpu_s": t / 50, "server_connections": 40.0,
+             "server_connects": 10 * t}
+            for t in np.arange(0.5, 2.5, 0.1)
+        ] if cell.keep_requests else [],
+    }  # fmt: skip
+    bursts = [asleep.burst(cell, cycle, **fault) for cycle in cycles]
+    return asleep.observation(cell, bursts, block, **kept)
 
 
 def _closed(cell: Cell, block: int) -> dict[str, Any]:
