@@ -103,8 +103,8 @@ def _server_finding(each: pd.DataFrame) -> str:
     fix = fix_ratios(each)
     told = f"{np.median(fix):.2f} × with the fix" if fix else "the fix was not measured"
     return (
-        f"The server spends {np.median(during):.2f} × the CPU while requests fail, and {told}: "
-        "its dashboard shows neither"
+        f"The server spends {np.median(during):.2f} × the CPU on the same burst while requests "
+        f"fail, and {told}"
     )
 
 
@@ -178,7 +178,7 @@ def _fates_prose(found: pd.DataFrame) -> str:
 def _server_prose(each: pd.DataFrame) -> str:
     during = log_t_interval(during_before(each))
     return (
-        f"While requests fail, the server is spared them: {during.value:.2f} × the CPU over "
-        f"{counted(during.n, 'lane')}. Connections that are opened anew cost it a handshake each. "
-        "Whoever looks for the cause there finds a server with time to spare."
+        f"While requests fail, the server spends {during.value:.2f} × the CPU of the same burst on "
+        f"fresh connections, over {counted(during.n, 'lane')}. Connections that are opened anew "
+        "cost it a handshake each."
     )
