@@ -34,6 +34,7 @@ SILENT_TRAPS: tuple[Trap, ...] = ("link silence", "firewall")  # the endpoints a
 WHOLE_SECONDS: tuple[Trap, ...] = ("redis timeout", "firewall")  # traps that count in these
 # Whose pool a lane has: ours, or one that redis-py brings.
 Maker = Literal["ours", "redis-py", "redis-py blocking", "redis-py asyncio"]
+ASYNCIO: Maker = "redis-py asyncio"
 # What became of a request, or of the first command that it sent. "closed": the reply was the end of
 # the stream; "refused": no connection came about; "no connection": the pool had none to give; "no
 # thread": the service had none in time.

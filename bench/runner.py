@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from bench.experiments import not_run, plans
-from bench.load.crew import Crew
+from bench.load.crew import Crew, hands
 from bench.load.measure import measure
 from bench.load.sleepers import asleep_s, measure_asleep
 from bench.load.swarm import Swarm
@@ -209,14 +209,13 @@ def _run_asleep(
     traps = stack.enter_context(Traps(settings, cells))
     for server in traps.servers():
         store.note_server(server.flavour, server.version)
-    workers = max(cell.workers for cell in cells)
-    swarm = stack.enter_context(Swarm(workers, workers, traps.access, log))
+    crews = stack.enter_context(hands(cells, traps.access, log))
     made = {cell.id: len(store.attempts().get((cell.id, block.number), [])) for cell in cells}
     while cells:
         made.update({cell.id: made[cell.id] + 1 for cell in cells})
         again = []
         for observation in measure_asleep(
-            traps, swarm, cells, block.number, block.replicate, made, watcher.measures
+            traps, crews, cells, block.number, block.replicate, made, watcher.measures
         ):
             store.add(observation)
             watcher.has(observation, expected_s(observation.cell))

@@ -29,7 +29,8 @@ import numpy as np
 from children import run_check
 
 from bench.load import threaded
-from bench.load.threaded import ClosedCrowd, OpenCrowd, answering, as_told
+from bench.load.telling import answering, as_told
+from bench.load.threaded import ClosedCrowd, OpenCrowd
 from bench.model import ApparatusLost, Arrivals, BenchError, Cell, Observation, Settings, Workload
 from bench.rig.access import Access
 from bench.rig.host import answer

@@ -13,7 +13,7 @@ from children import NO_SERVER, run_check
 from bench.analysis import gates
 from bench.model import OUTCOMES, Arrivals, Cell, Idling, Outage, PreflightError
 
-CHECKS = ("sleeps", "outage", "workers")
+CHECKS = ("sleeps", "outage", "workers", "asyncio")
 
 
 def cell(trap: str = "none", **changed: Any) -> Cell:
@@ -104,7 +104,7 @@ def test_on_a_real_rig(name: str) -> None:
     run_check(__file__, NO_SERVER, name)
 
 
-@pytest.mark.parametrize("name", ["firewall", "passage"])
+@pytest.mark.parametrize("name", ["firewall", "firewall_asyncio", "passage"])
 def test_behind_a_firewall(name: str) -> None:
     from bench.rig import firewall  # here: as redis above
 
@@ -116,19 +116,18 @@ def test_behind_a_firewall(name: str) -> None:
 def measured(cells: list[Cell]) -> dict[str, Any]:
     import tempfile
 
+    from bench.load.crew import hands
     from bench.load.sleepers import measure_asleep
-    from bench.load.swarm import Swarm
     from bench.model import Settings
     from bench.rig.traps import Traps
 
-    workers = max(each.workers for each in cells)
     with (
         tempfile.TemporaryFile() as log,
         Traps(Settings(), cells) as traps,
-        Swarm(workers, workers, traps.access, log) as swarm,
+        hands(cells, traps.access, log) as crews,
     ):
         tries = {each.id: 1 for each in cells}
-        found = measure_asleep(traps, swarm, cells, 1, 1, tries, lambda cell: None)
+        found = measure_asleep(traps, crews, cells, 1, 1, tries, lambda cell: None)
         return {each.cell.arm: each for each in found}
 
 
@@ -231,6 +230,42 @@ def check_firewall() -> None:
     fresh, later = found.bursts
     assert outcomes(fresh) == {"ok": 60}
     assert outcomes(later) == {"ok": 30, "time-out": 30}
+
+
+def on_asyncio(trap: str, arm: str, **changed: Any) -> Cell:
+    return cell(trap, arm=arm, maker="redis-py asyncio", client="redis-py", resp=3, **changed)
+
+
+def check_asyncio() -> None:
+    """redis-py's asyncio pool, as it is: what became of its commands is told as of the others'. It
+    does not wait for a connection."""
+    found = measured(
+        [
+            on_asyncio("none", "none"),
+            on_asyncio("link fin", "fin"),
+            on_asyncio("link silence", "silence"),
+            on_asyncio("link silence", "retried", retries=3),
+            cell("none", arm="ours"),
+        ]
+    )
+    for name, each in found.items():
+        assert each.valid, f"{name}: {each.invalid_reasons}"
+        assert outcomes(each.bursts[0]) == {"ok": 60}, name
+    met = {name: each.bursts[1] for name, each in found.items()}
+    assert outcomes(met["none"]) == {"ok": 60}
+    assert met["fin"].overdue == met["fin"].overdue_failed == outcomes(met["fin"])["closed"] > 0
+    assert outcomes(met["silence"]) == {"time-out": 30, "no connection": 30}
+    assert outcomes(met["retried"]) == {"ok after retry": 30, "no connection": 30}
+    assert met["retried"].overdue_failed == met["retried"].server_connects == 30
+
+
+def check_firewall_asyncio() -> None:
+    """By sockets that were made inside."""
+    asked = dataclasses.replace(on_asyncio("none", ""), idling=behind().idling)
+    (found,) = measured([asked]).values()
+    assert found.valid, found.invalid_reasons
+    assert outcomes(found.bursts[0]) == {"ok": 60}
+    assert outcomes(found.bursts[1]) == {"time-out": 30, "no connection": 30}
 
 
 def check_passage() -> None:

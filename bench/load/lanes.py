@@ -7,10 +7,8 @@ hangs must hold up no other.
 
 from __future__ import annotations
 
-import gc
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter as clock
 from typing import Any
 
@@ -21,36 +19,33 @@ from gevent.hub import get_hub
 from gevent.lock import Semaphore
 from numpy.typing import NDArray
 from redis import BlockingConnectionPool, ConnectionPool, Redis
-from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
-from bench.load.loans import (
-    NEVER_USED,
-    NO_COMMAND,
-    Loan,
-    Loans,
-    WatchedConnection,
-    loan,
-    outcome_of,
+from bench.load.bursts import (
+    ANSWERED,
+    LEAD_S,
+    OWN_FDS,
+    RETRIED,
+    Demand,
+    connection_options,
+    pauses,
+    row,
+    uncollected,
 )
+from bench.load.loans import Loan, Loans, WatchedConnection, loan, outcome_of
 from bench.load.pool import Pool
 from bench.load.timer import NEVER, open_timer
-from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Idling, Outage
+from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Outage
 from bench.rig.access import Access
 from bench.rig.firewall import Passage
 from bench.rig.host import raise_fd_limit
-from bench.rig.server import KEY_PREFIX, connection_settings
+from bench.rig.server import KEY_PREFIX
 
 BURST_TIMEOUT_S = 60.0
-LEAD_S = 0.005  # from the order to the first request
-OWN_FDS = 200
 BUFFER_BYTES = 4096  # of each connection's parser: redis-py's own 64 KiB would be a gigabyte
 CONNECTING = 25  # at once: no handshake is to wait for longer than a scaled time-out
-PROBES_LOST = 3  # of the kernel's, until it gives a connection up: redis-py's own, as the interval
-ANSWERED = OUTCOMES.index("ok")
-RETRIED = OUTCOMES.index("ok after retry")
 NO_THREAD = OUTCOMES.index("no thread")
 
 
@@ -59,16 +54,10 @@ class Lane:
     come by `passage` where that is a firewall."""
 
     def __init__(self, cell: Cell, access: Access, address: Any, passage: str, seed: int) -> None:
-        assert cell.idling is not None, "a lane sleeps"
-        assert cell.offered_qps is not None, "a burst has a rate"
         self._cell = cell
-        self._idling: Idling = cell.idling
-        self._requests = cell.idling.requests // cell.workers
-        self._volley = min(cell.idling.volley, self._requests)
-        self._random = np.random.default_rng(seed)
+        self._demand = Demand(cell, seed)
         self._passage = Passage(passage) if passage else None
-        new_socket = self._passage.socket if self._passage is not None else None
-        self._loans = Loans(new_pool(cell, access, address, new_socket))
+        self._loans = Loans(new_pool(cell, access, address, self._passage))
         self._redis: Any = Redis(connection_pool=self._loans)  # type: ignore[arg-type]
         self._fill()
 
@@ -84,23 +73,11 @@ class Lane:
     def burst(self) -> dict[str, Any]:
         """Blocks until every request of a burst has its end; its rows, as LANE_COLUMNS."""
         before = self.counts()
-        burst = Burst(self._redis, self._arrivals(), self._cell, self._others())
-        with _uncollected():
+        burst = Burst(self._redis, self._demand.arrivals(), self._cell, self._demand.others())
+        with uncollected():
             rows = burst.run()
         after = self.counts()
         return {"rows": rows.tobytes(), **{name: after[name] - before[name] for name in after}}
-
-    def _arrivals(self) -> NDArray[np.float64]:
-        """Seconds after the burst's begin."""
-        rest = self._requests - self._volley
-        rate = (self._cell.offered_qps or 1.0) / self._cell.workers
-        waits = self._random.exponential(1 / rate, rest)
-        return np.concatenate([np.zeros(self._volley), np.cumsum(waits)])
-
-    def _others(self) -> NDArray[np.bool_]:
-        """Which of the requests do not need Redis."""
-        share = self._cell.outage.other_share if self._cell.outage is not None else 0.0
-        return self._random.random(self._requests) < share
 
     def counts(self) -> dict[str, int]:
         """What the pool tells of itself; nothing, where it is not ours."""
@@ -171,7 +148,7 @@ class Burst:
         """In a greenlet of its own, which waits for one of the service's threads."""
         if not self._threads.acquire(timeout=intended + self._patience_s - clock()):
             now = clock()
-            self._end(_row(intended, now, now, NO_THREAD, None, 0, other))
+            self._end(row(intended, now, now, NO_THREAD, None, 0, other))
             return
         try:
             if other:
@@ -191,7 +168,7 @@ class Burst:
         """What needs no Redis."""
         sent = clock()
         gevent.sleep(self._other_s)
-        self._end(_row(intended, sent, clock(), ANSWERED, None, 0, True))
+        self._end(row(intended, sent, clock(), ANSWERED, None, 0, True))
 
     def _serve(self, intended: float) -> None:
         """A GET."""
@@ -208,7 +185,7 @@ class Burst:
                 break
         if outcome == ANSWERED and commands > 1:
             outcome = RETRIED
-        self._end(_row(intended, sent, clock(), outcome, first, commands, False))
+        self._end(row(intended, sent, clock(), outcome, first, commands, False))
 
     def _call(self, key: str) -> int:
         try:
@@ -216,22 +193,6 @@ class Burst:
         except (RedisError, OSError) as error:
             return OUTCOMES.index(outcome_of(error))
         return ANSWERED
-
-
-def _row(
-    intended: float,
-    sent: float,
-    done: float,
-    outcome: int,
-    first: Loan | None,
-    commands: int,
-    other: bool,
-) -> tuple[float, ...]:
-    if first is None:
-        return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, commands, other
-    return (
-        intended, sent, first.acquired, done, first.idle_s, outcome, first.first, commands, other,
-    )  # fmt: skip
 
 
 class Keeper:
@@ -248,7 +209,7 @@ class Keeper:
         asked = Cell.from_dict(cell)
         raise_fd_limit(asked.pool_size + OWN_FDS)
         access = Access.from_environment()
-        with _uncollected():
+        with uncollected():
             self._lanes[lane] = Lane(asked, access, tuple(address), passage, seed)
         return {"seconds": clock() - began}
 
@@ -266,27 +227,13 @@ class Keeper:
         return {"lane.open": self.open, "lane.burst": self.burst, "lane.close": self.close}
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """A collection would walk over thousands of connections, again and again while more come."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 # Pools
 
 
-def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
+def new_pool(cell: Cell, access: Access, address: Any, passage: Passage | None) -> Any:
     """The pool of the cell's maker, nothing opened yet."""
-    options = connection_settings(access.url, address)
-    options |= {"connection_class": WatchedConnection, "new_socket": new_socket, **_kept(cell)}
-    if cell.socket_timeout_s is not None:
-        # Not that of connecting: what this machine takes for it grows no shorter with the scale.
-        options["socket_timeout"] = cell.socket_timeout_s
-    options["retry"] = retry_of(cell)
+    options = connection_options(cell, access, address, passage)
+    options |= {"connection_class": WatchedConnection, "retry": Retry(pauses(cell), cell.retries)}
     if cell.maker == "redis-py":
         return ConnectionPool(max_connections=cell.pool_size, **options)
     if cell.maker == "redis-py blocking":
@@ -306,28 +253,3 @@ def new_pool(cell: Cell, access: Access, address: Any, new_socket: Any) -> Any:
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **options,
     )
-
-
-def _kept(cell: Cell) -> dict[str, Any]:
-    """What the client's kernel is to do about a silent connection."""
-    if cell.keepalive_s is None:
-        return {"socket_keepalive": False, "socket_keepalive_options": {}}
-    return {"socket_keepalive": True, "socket_keepalive_options": keepalive_options(cell)}
-
-
-def keepalive_options(cell: Cell) -> dict[int, int]:
-    """By the names of Linux; elsewhere the first one has another."""
-    import socket
-
-    idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-    options = {idle: cell.keepalive_s, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: PROBES_LOST}
-    return {name: value for name, value in options.items() if name is not None and value}
-
-
-def retry_of(cell: Cell) -> Retry:
-    """redis-py's, with the cell's count and longest pause."""
-    if not cell.backoff_s:
-        return Retry(NoBackoff(), cell.retries)
-    # Their ratio is that of redis-py's own 10 ms and 1 s.
-    pauses = ExponentialWithJitterBackoff(cap=cell.backoff_s, base=cell.backoff_s / 100)
-    return Retry(pauses, cell.retries)

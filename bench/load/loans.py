@@ -1,7 +1,8 @@
 """What became of each loan of a connection: the pool, and the connections, as one lane sees them.
 
 A request borrows by `Loans`, whatever pool lies below, and afterwards finds its `Loan` with the
-greenlet it ran in. The connections are redis-py's own and note their first command's fate.
+greenlet it ran in (asyncio's have a place of their own). The connections are redis-py's own and
+note their first command's fate.
 """
 
 from __future__ import annotations
@@ -68,40 +69,59 @@ class Loan:
         self.idle_s = NEVER_USED if fresh else self.acquired - connection.returned_at
 
 
-class WatchedConnection(PlainConnection):
-    """Tells the present loan, where there is one, what becomes of commands. `opened_at`,
-    `returned_at`: perf_counter seconds."""
+class Watched:
+    """A connection that tells its present loan, where there is one, what becomes of commands.
+    `opened_at`, `returned_at`: perf_counter seconds."""
 
     opened_at = 0.0
     returned_at = 0.0
     loan: Loan | None = None
 
+    def is_open(self) -> None:
+        self.opened_at = self.returned_at = clock()
+
+    def lend(self, asked: float) -> Loan:
+        """To one who asked for a connection then."""
+        self.loan = Loan(self, asked)
+        return self.loan
+
+    def take_back(self) -> None:
+        self.loan, self.returned_at = None, clock()
+
+    def note_sending(self) -> None:
+        if self.loan is not None:
+            self.loan.commands += 1
+
+    def note(self, outcome: str) -> None:
+        """What became of a command."""
+        if self.loan is not None and self.loan.first == NO_COMMAND:
+            self.loan.first = OUTCOMES.index(outcome)
+
+
+class WatchedConnection(Watched, PlainConnection):
+    """redis-py's own, watched."""
+
     def connect_check_health(self, *args: Any, **kwargs: Any) -> None:
         if self._sock is None:
             super().connect_check_health(*args, **kwargs)
-            self.opened_at = self.returned_at = clock()
+            self.is_open()
 
     def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
-        if self.loan is not None:
-            self.loan.commands += 1
+        self.note_sending()
         try:
             super().send_packed_command(*args, **kwargs)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
-            self._note(outcome_of(error))
+            self.note(outcome_of(error))
             raise
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
             reply = super().read_response(*args, **kwargs)
         except (RedisError, OSError) as error:
-            self._note(outcome_of(error))
+            self.note(outcome_of(error))
             raise
-        self._note("ok")
+        self.note("ok")
         return reply
-
-    def _note(self, outcome: str) -> None:
-        if self.loan is not None and self.loan.first == NO_COMMAND:
-            self.loan.first = OUTCOMES.index(outcome)
 
 
 class Loans:
@@ -118,12 +138,11 @@ class Loans:
         greenlet.loan = None
         asked = clock()
         connection = self._pool.get_connection()
-        greenlet.loan = connection.loan = Loan(connection, asked)
+        greenlet.loan = connection.lend(asked)
         return connection
 
     def release(self, connection: Any) -> None:
-        connection.loan = None
-        connection.returned_at = clock()
+        connection.take_back()
         self._pool.release(connection)
 
 

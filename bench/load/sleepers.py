@@ -11,10 +11,10 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter as clock
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.load.recorder import add_seconds, new_histogram
-from bench.load.swarm import Swarm
 from bench.model import (
+    ASYNCIO,
     LANE_COLUMNS,
     MOST_WORKERS,
     OUTCOMES,
@@ -54,6 +54,19 @@ OPENING_S, PER_CONNECTION_S, BURST_S = 0.01, 0.0004, 0.02
 
 Rows = NDArray[np.float64]
 Told = Callable[[Cell], None]
+
+
+class Hands(Protocol):
+    """Whoever runs lanes; `order` tells what `answers` is to take."""
+
+    @property
+    def pids(self) -> list[int]: ...
+    def order(self, verb: str, arguments: Sequence[dict[str, Any]]) -> Any: ...
+    def answers(self, asked: Any, timeout_s: float) -> list[dict[str, Any]]: ...
+    def check(self) -> None: ...
+
+
+Crews = Mapping[bool, Hands]  # by whether they do so on asyncio
 
 
 @dataclass(slots=True)
@@ -90,9 +103,9 @@ class Sleeper:
 class Dormitory:
     """All lanes of a block's cells, from the first opening to the last closing."""
 
-    def __init__(self, traps: Traps, swarm: Swarm, cells: Sequence[Cell], seed: int) -> None:
+    def __init__(self, traps: Traps, crews: Crews, cells: Sequence[Cell], seed: int) -> None:
         self._traps = traps
-        self._swarm = swarm
+        self._crews = crews
         self._seed = seed
         self.began = clock()
         self._spaced_until = self.began
@@ -159,7 +172,8 @@ class Dormitory:
         return max(total, relayed) <= self._descriptors
 
     def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
-        self._swarm.check()
+        for crew in self._crews.values():
+            crew.check()
         soon = min((each.due for each in asleep), default=now)
         time.sleep(min(0.02, max(0.0, soon - now)))
 
@@ -168,6 +182,7 @@ class Dormitory:
         lane.opened_at = clock()
         fields = dataclasses.asdict(lane.cell)
         self._ask(
+            lane,
             "lane.open",
             [
                 {"lane": lane.number, "cell": fields, "address": place.address,
@@ -187,9 +202,10 @@ class Dormitory:
         before, began = server.snapshot(), clock()
         gap_s, wall_gap_s = began - lane.ended, time.time() - lane.wall_ended
         lane.step_s = max(lane.step_s, abs(wall_gap_s - gap_s))
-        tags = self._swarm.order("lane.burst", [{"lane": lane.number}] * lane.cell.workers)
+        crew = self._crews[lane.cell.maker == ASYNCIO]
+        asked = crew.order("lane.burst", [{"lane": lane.number}] * lane.cell.workers)
         fault = self._go_wrong(lane)
-        answers = self._swarm.answers(tags, LANE_TIMEOUT_S)
+        answers = crew.answers(asked, LANE_TIMEOUT_S)
         lane.ended, lane.wall_ended = clock(), time.time()
         after = server.snapshot()
         if _fault_of(lane.cell) == "restart":
@@ -264,15 +280,16 @@ class Dormitory:
         )
 
     def _close(self, lane: Sleeper) -> None:
-        self._ask("lane.close", [{"lane": lane.number}] * lane.cell.workers)
+        self._ask(lane, "lane.close", [{"lane": lane.number}] * lane.cell.workers)
 
-    def _ask(self, verb: str, arguments: list[dict[str, Any]]) -> None:
-        self._swarm.answers(self._swarm.order(verb, arguments), LANE_TIMEOUT_S)
+    def _ask(self, lane: Sleeper, verb: str, arguments: list[dict[str, Any]]) -> None:
+        crew = self._crews[lane.cell.maker == ASYNCIO]
+        crew.answers(crew.order(verb, arguments), LANE_TIMEOUT_S)
 
 
 def measure_asleep(
     traps: Traps,
-    swarm: Swarm,
+    crews: Crews,
     cells: Sequence[Cell],
     block: int,
     replicate: int,
@@ -287,8 +304,9 @@ def measure_asleep(
     """
     started_unix_s = time.time()
     traps.hiccups.mark()
-    ours = [Process(pid, "a part", may_end=True) for pid in (os.getpid(), *swarm.pids, *traps.pids)]
-    dormitory = Dormitory(traps, swarm, cells, traps.seed(block))
+    pids = [*traps.pids, *(pid for crew in crews.values() for pid in crew.pids)]
+    ours = [Process(pid, "a part", may_end=True) for pid in (os.getpid(), *pids)]
+    dormitory = Dormitory(traps, crews, cells, traps.seed(block))
     start = _reading(ours)
     try:
         for cell, lanes in dormitory.run(told):

@@ -129,10 +129,10 @@ class Swarm:
         """Sends a message to the first workers, one each; returns the tags of their answers."""
         return self._ask(verb, arguments)
 
-    def answers(self, tags: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
+    def answers(self, asked: Sequence[str], timeout_s: float) -> list[dict[str, Any]]:
         """Blocks for them. Raises BenchError when one failed, ApparatusLost when a worker is gone
         or late."""
-        return self._collect(tags, timeout_s)
+        return self._collect(asked, timeout_s)
 
     def close_pools(self) -> None:
         """Have every worker close its connections; blocks until they are."""

@@ -12,14 +12,11 @@ loop of 50 threads, the median was 21,400/s at 69 µs of CPU a request with it, 
 
 from __future__ import annotations
 
-import base64
 import gc
 import itertools
-import os
 import resource
 import threading
 import time
-import traceback
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +28,8 @@ import numpy as np
 from bench.load.arrivals import schedule
 from bench.load.commands import COMMANDS, draw
 from bench.load.recorder import DONE, IN_FLIGHT, SENT, Recorder
+from bench.load.telling import serve
 from bench.model import BenchError, Cell
-from bench.rig import host
 from bench.rig.relay import sharpen_timers
 
 REQUEST_TIMEOUT_MS = 2_000  # its own 250 would fail what the other clients wait for
@@ -361,53 +358,10 @@ def _caller(client: Any) -> Call:
     return call
 
 
-def answering(work: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """`work` as a message: its failure is told in words, apart from those of the channel, and its
-    bytes are text, which JSON can carry."""
-
-    def told(**args: Any) -> dict[str, Any]:
-        try:
-            result: dict[str, Any] = _as_text(work(**args))
-        except (BenchError, OSError) as failure:
-            return {"failure": str(failure)}
-        except Exception as failure:
-            foreign = type(failure).__module__.startswith("glide")
-            said = f"{type(failure).__name__}: {failure}"
-            return {"failure": said if foreign else traceback.format_exc()}
-        return result
-
-    return told
-
-
-def _as_text(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"base64": base64.b64encode(value).decode()}
-    if isinstance(value, dict):
-        return {name: _as_text(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_as_text(part) for part in value]
-    return value
-
-
-def as_told(value: Any) -> Any:
-    """The other side of `answering`: what was bytes is bytes again."""
-    if isinstance(value, dict):
-        if set(value) == {"base64"}:
-            return base64.b64decode(value["base64"])
-        return {name: as_told(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [as_told(part) for part in value]
-    return value
-
-
 def main() -> None:
     agent = Agent()
     works = (agent.prepare, agent.enter, agent.measure, agent.close)
-    commands = {work.__name__: answering(work) for work in works}
-    with os.fdopen(0, "rb", closefd=False) as requests, os.fdopen(1, "wb", closefd=False) as out:
-        for request in requests:
-            out.write(host.answer(request, commands))
-            out.flush()
+    serve({work.__name__: work for work in works})
     agent.close()
 
 

@@ -177,10 +177,17 @@ def exit_text(status: int | None) -> str:
 class Companion:
     """A Python child (`python -m MODULE …`) that answers JSON lines; it ends when we do.
 
-    `name` is what messages call it.
+    `name` is what messages call it; `env` adds to its environment.
     """
 
-    def __init__(self, module: str, *args: str, name: str, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        module: str,
+        *args: str,
+        name: str,
+        timeout_s: float = 10.0,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._channel, theirs = socket.socketpair()
@@ -189,7 +196,7 @@ class Companion:
         with theirs:
             self._process = spawn(
                 command,
-                env=_python_env(),
+                env=_python_env() | dict(env or {}),
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=self._errors,

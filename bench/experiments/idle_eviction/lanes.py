@@ -99,6 +99,11 @@ CLIENTS: dict[str, dict[str, Any]] = {
         "maker": "redis-py blocking", "client": "redis-py", "resp": 3, "pool_size": 50,
         "test_on_borrow": "passive", "keepalive_s": CLIENT_KEEPALIVE_S, "acquire_timeout_s": 20.0,
     },
+    "redis-py asyncio ConnectionPool": {
+        "maker": "redis-py asyncio", "client": "redis-py", "resp": 3, "pool_size": 100,
+        "test_on_borrow": "passive", "keepalive_s": CLIENT_KEEPALIVE_S, "retries": RETRIES,
+        "backoff_s": BACKOFF_S,
+    },
     "like Jedis": {"pool_size": 8, "max_idle_s": 60.0, "keepalive_s": 7_200.0},
     "like go-redis": {
         "pool_size": 80, "max_idle_s": 1_800.0, "test_on_borrow": "passive",
