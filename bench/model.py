@@ -191,34 +191,42 @@ class Idling:
 
 
 UNTIMED: tuple[Trap, ...] = ("none", "link", "redis defaults")
-# What goes wrong in the midst of a burst: the server halts (SIGSTOP), is paused by CLIENT PAUSE, or
-# is killed and started again; the link stalls, refuses, or loses all without a word.
-Fault = Literal["none", "stop", "pause", "restart", "stall", "cut", "sever"]
+# What goes wrong: the server halts (SIGSTOP), is paused by CLIENT PAUSE, or is killed and started
+# again, as the shared pooler may be; the link stalls, refuses, or loses all without a word.
+Fault = Literal["stop", "pause", "restart", "pooler restart", "stall", "cut", "sever"]
+IN_A_WINDOW: tuple[Fault, ...] = ("stop", "pooler restart")
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """What goes wrong in a lane's burst, and the service that meets it.
+    """What goes wrong in a window, or in a lane's burst: a `fault`, from `begins_s` on for
+    `fault_s`; a stall takes the `fault_share` of connections that are the oldest. Raises
+    PreflightError for a value out of range."""
 
-    `fault` lasts from `begins_s` for `fault_s`; a stall takes the `fault_share` of connections that
-    are the oldest. The service has `threads` (None: one for each request), and its callers give up
-    after `patience_s`. `other_share` of its requests do not need Redis: they take `other_s` of a
-    thread. Raises PreflightError for a value out of range.
-    """
-
-    fault: Fault = "none"
-    begins_s: float = 0.0
-    fault_s: float = 0.0
+    fault: Fault
+    begins_s: float
+    fault_s: float
     fault_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("begins_s", self.begins_s, 0, 3_600)
+        within("fault_s", self.fault_s, 0.001, 3_600)
+        within("fault_share", self.fault_share, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Who sends a lane's requests: it has `threads` (None: one for each request), and its callers
+    give up after `patience_s`. `other_share` of its requests do not need Redis: they take `other_s`
+    of a thread. Raises PreflightError for a value out of range."""
+
     threads: int | None = None
     patience_s: float = 60.0
     other_share: float = 0.0
     other_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("begins_s", "fault_s", "other_s"):
-            within(name, getattr(self, name), 0, 60)
-        within("fault_share", self.fault_share, 0, 1)
+        within("other_s", self.other_s, 0, 60)
         within("other_share", self.other_share, 0, 1)
         within("patience_s", self.patience_s, 0.001, 3_600)
         if self.threads is not None:
@@ -261,8 +269,7 @@ class Cell:
     (keys are in the first alone). `tls`: whether they are encrypted, and whether a session is
     taken up again. `via`: what stands between client and server: nothing; the TLS front without
     TLS, where TLS does not end in the server itself; a shared pooler, which is near the clients,
-    so that the link lies behind it. `restart_s`: how long the pooler is away, from three tenths of
-    the window on.
+    so that the link lies behind it.
 
     `idling`: the cell is lanes that sleep between bursts, in the place of one window. Then, and in
     it alone: `maker`, whose pool it is; `max_idle_s`, after which a pool closes an idle connection
@@ -270,12 +277,12 @@ class Cell:
     `socket_timeout_s` (None: redis-py's own); `retries` of a command on its connection, with
     redis-py's exponential backoff up to `backoff_s`; `borrows`: how many connections
     a request may try, one after the other; `max_waiting`: how many may stand in line for one;
-    `outage`: what goes wrong in the burst.
+    `service`: who sends the requests.
 
     `arm` is the part of its experiment that the cell belongs to; it also tells cells of equal
-    settings apart (A/A). `stop_s`: how long the owned server is stopped
-    (SIGSTOP) from three tenths of the window on. `keep_requests`: whether every request's times
-    are stored (of the workers with `pool_size`). Raises PreflightError for a value out of range.
+    settings apart (A/A). `outage`: what goes wrong meanwhile. `keep_requests`: whether every
+    request's times are stored (of the workers with `pool_size`). Raises PreflightError for a value
+    out of range.
     """
 
     experiment: str
@@ -298,8 +305,6 @@ class Cell:
     measure_s: float = 0.6
     settle_s: float = 0.0
     side: int = 0
-    stop_s: float = 0.0
-    restart_s: float = 0.0
     max_uses: int | None = None
     max_lifetime_s: float | None = None
     time_phases: bool = False
@@ -313,6 +318,7 @@ class Cell:
     quiet: bool = False
     idling: Idling | None = None
     outage: Outage | None = None
+    service: Service | None = None
     max_waiting: int | None = None
     maker: Maker = "ours"
     max_idle_s: float | None = None
@@ -331,8 +337,6 @@ class Cell:
         within("acquire_timeout_s", self.acquire_timeout_s, 0, 86_400)
         within("measure_s", self.measure_s, 0.01, 86_400)
         within("warmup_s", self.warmup_s, 0, 86_400)
-        within("stop_s", self.stop_s, 0, self.measure_s / 2)
-        within("restart_s", self.restart_s, 0, self.measure_s / 2)
         within("moderation_s", self.moderation_s, 0, 0.01)
         within("settle_s", self.settle_s, 0, 30)
         within("side", self.side, 0, 1)
@@ -342,8 +346,17 @@ class Cell:
             within("offered_qps", self.offered_qps, LEAST_QPS, MOST_QPS)
         if self.time_phases and self.concurrency != self.workers:
             raise PreflightError("time_phases goes with one user a worker, and with no other")
-        if self.restart_s and self.via not in ("envoy", "twemproxy"):
-            raise PreflightError("restart_s goes with a pooler, and with nothing else")
+        self._check_outage()
+
+    def _check_outage(self) -> None:
+        if self.fault == "pooler restart" and self.via not in ("envoy", "twemproxy"):
+            raise PreflightError("a pooler restart goes with a pooler, and with nothing else")
+        if self.outage is None or self.idling is not None:
+            return
+        if self.fault not in IN_A_WINDOW:
+            raise PreflightError(f"the fault “{self.fault}” goes with lanes, and with nothing else")
+        within("fault_s", self.outage.fault_s, 0.001, self.measure_s / 2)
+        within("begins_s", self.outage.begins_s, 0, self.measure_s / 2)
 
     def _check_connections(self) -> None:
         within("pool_size", self.pool_size, 1, 1_000_000)
@@ -363,7 +376,7 @@ class Cell:
     def _check_service(self) -> None:
         """A service whose threads are fewer than its pool's connections has no use for the rest;
         what is worse, its pool can never be what holds its calls back."""
-        threads = self.outage.threads if self.outage is not None else None
+        threads = self.service.threads if self.service is not None else None
         if threads is not None and threads < self.pool_size:
             raise PreflightError(
                 f"threads is {threads}, fewer than the pool's {self.pool_size} connections: the "
@@ -390,6 +403,7 @@ class Cell:
             "arrivals": told["arrivals"] and Arrivals(**told["arrivals"]),
             "idling": told["idling"] and Idling(**told["idling"]),
             "outage": told["outage"] and Outage(**told["outage"]),
+            "service": told["service"] and Service(**told["service"]),
             "staircase": tuple(told["staircase"]),
         }
         return cls(**{**told, **nested})
@@ -402,7 +416,12 @@ class Cell:
     def steady(self) -> bool:
         """Whether load and server are meant to stay as they are throughout the window."""
         changing = self.arrivals is not None and self.arrivals.process in ("spike", "trace")
-        return not (self.stop_s or self.restart_s or self.local_ports or changing)
+        return not (self.outage or self.local_ports or changing)
+
+    @property
+    def fault(self) -> Fault | None:
+        """Of its outage, if one is to come."""
+        return self.outage.fault if self.outage is not None else None
 
     @property
     def fresh(self) -> bool:

@@ -38,6 +38,7 @@ from bench.model import (
     Outage,
     Percentiles,
     PreflightError,
+    Service,
     Settings,
     Verdict,
     Workload,
@@ -59,7 +60,7 @@ _WRITTEN = (  # by a run, as patterns
 # Fields of Observation that are no plain column.
 _APART = {"cell", "gates", "series", "histograms", "requests"}
 # Types of a cell's fields whose own fields are the columns.
-_NESTED = {Workload, Arrivals | None, Idling | None, Outage | None}
+_NESTED = {Workload, Arrivals | None, Idling | None, Outage | None, Service | None}
 _TIMES = ("intended_s", "sent_s", "acquired_s", "done_s")
 _Noun = TypeVar("_Noun", Settings, Workload)
 
@@ -347,8 +348,9 @@ def how_to_resume(folder: Path | str) -> str:
 @functools.cache
 def _columns() -> dict[str, pa.DataType]:
     head = {"experiment": str, "cell": str, "block": int, "replicate": int, "attempt": int}
-    varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Idling) | _plain_types(Outage)
-    varied |= _plain_types(Workload)
+    varied = _plain_types(Cell) | _arrivals_types() | _plain_types(Workload)
+    for nested in (Idling, Outage, Service):
+        varied |= _plain_types(nested)
     measured = _plain_types(Observation, _APART)
     return {name: _column_type(kind) for name, kind in (head | varied | measured).items()}
 
@@ -401,7 +403,7 @@ def _row(observation: Observation) -> dict[str, Any]:
     row: dict[str, Any] = {**_flat(cell.workload), **_flat(cell)}
     if cell.arrivals is not None:
         row |= {_arrivals_column(name): value for name, value in _flat(cell.arrivals).items()}
-    for nested in (cell.idling, cell.outage):
+    for nested in (cell.idling, cell.outage, cell.service):
         row |= _flat(nested) if nested is not None else {}
     row |= {name: value for name, value in _flat(observation).items() if name not in _APART}
     row |= {f"gate_{gate.name}": gate.figure for gate in observation.gates}

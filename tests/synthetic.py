@@ -28,7 +28,6 @@ from bench.store import Store
 
 LINK_CARRIES_QPS, SERVER_CARRIES_QPS, REDIS_PY_CARRIES_QPS = 26_000.0, 60_000.0, 12_000.0
 NOISE = (1.0, 1.004, 0.997, 1.002, 0.999)  # by block: replicates are never quite alike
-STOP_AT = 0.3  # of the window, as `bench.load.measure` has it
 
 Rows = NDArray[np.float64]
 
@@ -238,7 +237,7 @@ def _open(cell: Cell, block: int, truth: Truth) -> dict[str, Any]:
 def _arrived(cell: Cell, truth: Truth) -> tuple[Rows, float]:
     """The requests of the cell and the rate carried."""
     assert cell.offered_qps is not None
-    if cell.stop_s:
+    if cell.fault == "stop":
         return _stopped(cell, truth), cell.offered_qps
     rng = np.random.default_rng(1)
     due = np.cumsum(rng.exponential(1 / cell.offered_qps, round(cell.offered_qps * cell.measure_s)))
@@ -256,9 +255,10 @@ def _stopped(cell: Cell, truth: Truth) -> Rows:
     the latency is D − (1 − q)·T; only those on a connection are told on the wire."""
     assert cell.offered_qps is not None
     due = (np.arange(cell.offered_qps * cell.measure_s) + 0.5) / cell.offered_qps
-    begins_s = STOP_AT * cell.measure_s
-    inside = (begins_s <= due) & (due < begins_s + cell.stop_s)
-    waits_s = np.where(inside, truth.stretched * (begins_s + cell.stop_s - due), 0.0)
+    assert cell.outage is not None
+    begins_s, ends_s = cell.outage.begins_s, cell.outage.begins_s + cell.outage.fault_s
+    inside = (begins_s <= due) & (due < ends_s)
+    waits_s = np.where(inside, truth.stretched * (ends_s - due), 0.0)
     waits_s = np.minimum(waits_s, truth.longest_s)
     held = np.cumsum(inside) <= cell.pool_size  # the first to come have the connections
     acquired = np.where(held | truth.on_the_wire, due, due + waits_s)

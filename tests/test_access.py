@@ -13,7 +13,7 @@ import pytest
 import redis
 from redis.connection import Connection
 
-from bench.model import Cell, PreflightError
+from bench.model import Cell, Outage, PreflightError
 from bench.rig import lacking as lacking_module
 from bench.rig.access import Access
 from bench.rig.certificates import Certificates
@@ -308,7 +308,7 @@ def test_what_only_a_server_of_our_own_gives_is_left_out_elsewhere() -> None:
         Cell("x", 1, 1, tls="full"),
         Cell("x", 1, 1, via="envoy"),
         Cell("x", 1, 1, database=1),
-        Cell("x", 1, 1, stop_s=0.1),
+        Cell("x", 1, 1, outage=Outage("stop", 0.1, 0.1)),
         Cell("x", 1, 1, client="glide"),
     ):
         found = lacking(cell, owned=False)

@@ -22,7 +22,7 @@ from children import run_check
 
 from bench.analysis.gates import REPORTED
 from bench.load.phases import ORDER, Phases, phase_of
-from bench.model import Arrivals, Cell, Observation, Settings, Workload
+from bench.model import Arrivals, Cell, Observation, Outage, Settings, Workload
 from bench.rig.lacking import _no_port_range
 from bench.rig.proxies import missing
 from bench.rig.server import speaks_tls
@@ -267,9 +267,9 @@ def check_a_restart_of_the_pooler_fails_requests_and_ends() -> None:
     via = next(via for via in ("twemproxy", "envoy") if not missing(via))  # type: ignore[arg-type]
     cell = Cell(
         "x", 5, 10, workers=2, resp=2, loop="open", offered_qps=500.0, arrivals=Arrivals(),
-        measure_s=0.8, restart_s=0.1, via=via, keep_requests=True,  # type: ignore[arg-type]
+        measure_s=0.8, outage=Outage("pooler restart", 0.24, 0.1), via=via, keep_requests=True,  # type: ignore[arg-type]
     )  # fmt: skip
-    seen, after = measured(cell, dataclasses.replace(cell, restart_s=0.0))
+    seen, after = measured(cell, dataclasses.replace(cell, outage=None))
     assert seen.errors > 20
     assert all(pod.errors and "onnect" in pod.failures for pod in seen.pods)
     assert seen.operations > 200

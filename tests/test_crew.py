@@ -31,7 +31,16 @@ from children import run_check
 from bench.load import threaded
 from bench.load.telling import answering, as_told
 from bench.load.threaded import ClosedCrowd, OpenCrowd
-from bench.model import ApparatusLost, Arrivals, BenchError, Cell, Observation, Settings, Workload
+from bench.model import (
+    ApparatusLost,
+    Arrivals,
+    BenchError,
+    Cell,
+    Observation,
+    Outage,
+    Settings,
+    Workload,
+)
 from bench.rig.access import Access
 from bench.rig.host import answer
 from bench.rig.lacking import no_glide
@@ -177,7 +186,9 @@ def check_a_process_that_hangs_is_given_up() -> None:
 
 
 def check_a_server_that_is_stopped_a_while_fails_requests_and_hangs_nobody() -> None:
-    stopped = dataclasses.replace(OPEN, rtt_s=0.0, measure_s=6.0, stop_s=2.7, concurrency=5)
+    stopped = dataclasses.replace(
+        OPEN, rtt_s=0.0, measure_s=6.0, outage=Outage("stop", 1.8, 2.7), concurrency=5
+    )
     with opened(stopped) as (rig, crew):
         seen = measured(rig, crew, stopped)
         after = measured(rig, crew, CLOSED)

@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from said import Changed, typed_numbers
 
 from bench.experiments import instrument, plans, pool_sweep
-from bench.model import Profile, Row, Settings, Verdict, Workload
+from bench.model import Outage, Profile, Row, Settings, Verdict, Workload
 from bench.report import page
 from bench.report.verdicts import decide, judge
 from bench.store import Store
@@ -122,12 +122,14 @@ def test_the_plan_names_each_cell_once_and_measures_a_a_in_every_block(profile: 
 
 def test_the_proof_stops_the_server_for_14_hundredths_of_its_window() -> None:
     (proof,) = (cell for cell in STANDARD.once if cell.arm == "proof")
-    assert (proof.measure_s, proof.stop_s, proof.offered_qps) == (10.0, 1.4, 250.0)
+    assert (proof.measure_s, proof.offered_qps) == (10.0, 250.0)
+    assert proof.outage == Outage("stop", 3.0, 1.4)
     assert proof.arrivals is not None
     assert proof.arrivals.backlog >= instrument.PROOF_BACKLOG * 250.0 * 1.4
     for profile in PROFILES:
         (own,) = (c for c in instrument.plan(profile, Workload(), 1).once if c.arm == "proof")
-        assert own.stop_s == pytest.approx(0.14 * own.measure_s)
+        assert own.outage is not None
+        assert own.outage.fault_s == pytest.approx(0.14 * own.measure_s)
 
 
 def test_the_standard_plan_leaves_the_run_its_time() -> None:
@@ -140,7 +142,7 @@ def test_a_server_of_the_user_s_is_not_stopped() -> None:
     (own,), (foreign,) = (plans(settings, owned=owned) for owned in (True, False))
     assert own == STANDARD
     assert foreign.cells == own.cells
-    assert [c for c in own.once if c not in foreign.once] == [c for c in own.once if c.stop_s]
+    assert [c for c in own.once if c not in foreign.once] == [c for c in own.once if c.outage]
     assert foreign.measurements == own.measurements - 1
 
 

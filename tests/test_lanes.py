@@ -11,7 +11,7 @@ import pytest
 from children import NO_SERVER, run_check
 
 from bench.analysis import gates
-from bench.model import OUTCOMES, Arrivals, Cell, Idling, Outage, PreflightError
+from bench.model import OUTCOMES, Arrivals, Cell, Idling, Outage, PreflightError, Service
 
 CHECKS = ("sleeps", "outage", "workers", "asyncio")
 
@@ -47,11 +47,11 @@ def test_what_no_lane_can_do_is_refused(changed: dict[str, Any], said: str) -> N
 
 def test_a_service_with_fewer_threads_than_connections_is_refused() -> None:
     with pytest.raises(PreflightError, match="fewer than the pool's 30 connections"):
-        cell(outage=Outage(threads=20))
+        cell(service=Service(threads=20))
 
 
 def test_a_cell_that_sleeps_survives_being_taken_apart() -> None:
-    asked = cell("link fin", outage=Outage("stop", 0.1, 0.2, threads=40))
+    asked = cell("link fin", outage=Outage("stop", 0.1, 0.2), service=Service(40))
     assert Cell.from_dict(dataclasses.asdict(asked)) == asked
     assert Cell.from_dict(dataclasses.asdict(asked)).id == asked.id
 
@@ -186,8 +186,8 @@ def check_outage() -> None:
     )  # fmt: skip
 
     def service(arm: str, fault: str, threads: int, **changed: Any) -> Cell:
-        outage = Outage(fault, 0.2, 0.4, 1.0, threads, 0.1, 0.5, 0.001)  # type: ignore[arg-type]
-        return dataclasses.replace(base, arm=arm, outage=outage, **changed)
+        fields = {"outage": Outage(fault, 0.2, 0.4), "service": Service(threads, 0.1, 0.5, 0.001)}  # type: ignore[arg-type]
+        return dataclasses.replace(base, arm=arm, **(fields | changed))
 
     found = measured(
         [
@@ -198,7 +198,7 @@ def check_outage() -> None:
             service("cut", "cut", 60),
             dataclasses.replace(
                 service("restarted", "restart", 60, retries=10, backoff_s=1.0),
-                outage=Outage("restart", 0.2, 0.4),
+                service=None,
             ),
         ]
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.model import Arrivals, Cell, PreflightError, Row
+from bench.model import Arrivals, Cell, Outage, PreflightError, Row
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ OPEN: dict[str, Any] = {"loop": "open", "offered_qps": 100.0, "arrivals": Arriva
         ({"measure_s": 0.0}, "measure_s is 0"),
         ({"measure_s": math.inf}, "measure_s is inf"),
         ({"warmup_s": -0.1}, "warmup_s is -0.1"),
-        ({"stop_s": 0.4}, "stop_s is 0.4"),  # more than half of the window
+        ({"outage": Outage("stop", 0.1, 0.4)}, "fault_s is 0.4"),  # more than half of the window
         ({"staircase": (6,), "workers": 2}, "staircase is 6"),
         ({"staircase": (0,), "workers": 2}, "staircase is 0"),
         ({"staircase": (3, 4), "workers": 2}, "steps of the staircase is 2"),
@@ -90,7 +90,7 @@ def test_a_staircase_gives_the_first_workers_pools_of_their_own() -> None:
     [
         (Cell("test", 5, 10), True),
         (Cell("test", 5, 10, **OPEN), True),
-        (Cell("test", 5, 10, stop_s=0.1), False),
+        (Cell("test", 5, 10, outage=Outage("stop", 0.1, 0.1)), False),
         (Cell("test", 5, 10, **{**OPEN, "arrivals": Arrivals("spike")}), False),
         (Cell("test", 5, 10, **{**OPEN, "arrivals": Arrivals("trace", trace="f")}), False),
     ],

@@ -33,7 +33,7 @@ import redis
 from children import assert_lost, run_check
 
 from bench.analysis import gates
-from bench.model import Arrivals, Cell, Gate, Observation, Plan, Settings
+from bench.model import Arrivals, Cell, Gate, Observation, Outage, Plan, Settings
 from bench.rig.host import LINUX, end, spawn
 from bench.rig.link import Link
 
@@ -47,7 +47,7 @@ LIGHT = Cell(
     measure_s=0.6, warmup_s=0.1,
 )  # fmt: skip
 NEAR = replace(LIGHT, pool_size=20, concurrency=20, rtt_s=0.0)
-STOPPED = replace(LIGHT, offered_qps=500.0, measure_s=1.2, stop_s=0.4)
+STOPPED = replace(LIGHT, offered_qps=500.0, measure_s=1.2, outage=Outage("stop", 0.36, 0.4))
 SERVICE = replace(LIGHT, client="redis-py", offered_qps=2_000.0)  # 10,000 to 25,000 are its most
 SERVICE_NEAR = replace(NEAR, client="redis-py", offered_qps=500.0)
 RUSH = replace(

@@ -33,9 +33,11 @@ from bench.model import (
     Estimate,
     Idling,
     Observation,
+    Outage,
     Percentiles,
     Pod,
     PreflightError,
+    Service,
     Settings,
     Verdict,
     Workload,
@@ -141,8 +143,8 @@ def test_every_plain_field_of_the_nouns_is_a_column(store: Store) -> None:
     store.add(observation())
     columns = set(store.cells().columns)
     apart = {"cell", "gates", "series", "histograms", "requests", "workload", "process"}
-    apart |= {"idling", "outage"}
-    nouns = (Cell, Workload, Arrivals, Idling, Observation)
+    apart |= {"idling", "outage", "service"}
+    nouns = (Cell, Workload, Arrivals, Idling, Outage, Service, Observation)
     kinds = [typing.get_type_hints(noun) for noun in nouns]
     fields = {name for each in kinds for name, kind in each.items() if kind is not Percentiles}
     assert fields - apart <= columns

@@ -65,7 +65,18 @@ from bench.figures.style import (
     pool_style,
 )
 from bench.figures.units import digits, si
-from bench.model import Arrivals, Cell, Estimate, Outcome, Plan, Profile, Row, Verdict, Workload
+from bench.model import (
+    Arrivals,
+    Cell,
+    Estimate,
+    Outage,
+    Outcome,
+    Plan,
+    Profile,
+    Row,
+    Verdict,
+    Workload,
+)
 from bench.store import Store
 
 NAME = "instrument"
@@ -78,6 +89,7 @@ CARRIERS = 500  # far more than any pool here holds, so that its line stands at 
 
 # The proof: a stop of 0.14 of the window puts p90, p95 and p99 at 2/7, 9/14 and 13/14 of it.
 PROOF_S: dict[Profile, float] = {"smoke": 3.0, "standard": 10.0, "full": 10.0}
+STOP_AT = 0.3  # of the window: a stopped server's backlog is gone before the window ends
 STOP_SHARE, PROOF_QPS, PROOF_POOL, PROOF_CARRIERS = 0.14, 250.0, 5, 20
 PROOF_AT = (0.90, 0.95, 0.99)
 PROOF_WITHIN = 0.10
@@ -136,6 +148,7 @@ def _parts(profile: Profile, workload: Workload) -> list[Cell]:
         arriving = {"arrivals": Arrivals(), "offered_qps": qps, "loop": "open"}
         return closed(arm, pool, CARRIERS, rtt_s, **{**arriving, **more})
 
+    stop = Outage("stop", STOP_AT * proof_s, round(STOP_SHARE * proof_s, 3))
     backlog = Arrivals(backlog=OVERLOAD_BACKLOG)
     twice = OVERLOAD_TIMES * OVERLOAD_POOL / SCHEDULE_RTT_S
     parts = [
@@ -143,7 +156,7 @@ def _parts(profile: Profile, workload: Workload) -> list[Cell]:
         # the queue to be gone soon after the stop, which theory takes for no time at all; and with
         # fewer carriers than wait, so that the backlog has a part in it.
         replace(opened("proof", PROOF_POOL, PROOF_QPS, 0.0, arrivals=Arrivals("constant"),
-                       measure_s=proof_s, stop_s=round(STOP_SHARE * proof_s, 3)),
+                       measure_s=proof_s, outage=stop),
                 concurrency=PROOF_CARRIERS),
         opened("schedule", SCHEDULE_POOL, SCHEDULE_QPS, SCHEDULE_RTT_S,
                measure_s=long_s, warmup_s=0.2, keep_requests=True),
@@ -189,7 +202,7 @@ def proof(cells: pd.DataFrame, store: Store) -> list[Stop]:
         quantiles(store.histogram(row["cell"], row["block"], row["attempt"], tag), PROOF_AT)
         for tag in ("latency", "command")
     )
-    stop_s, window_s = float(row["stop_s"]), float(row["measured_s"])
+    stop_s, window_s = float(row["fault_s"]), float(row["measured_s"])
     theory = [stopped_percentile(q, stop_s, window_s) for q in PROOF_AT]
     return [
         Stop(share, theory_s, told, timed)
@@ -296,7 +309,7 @@ def _unfit_for_proof(ran: pd.DataFrame, stops: list[Stop]) -> str:
         return "not measured: it needs a server of the suite's own, to stop it"
     row = ran.iloc[0]
     busy = row["server_cpu_s"] / row["measured_s"]
-    arriving = row["offered_qps"] * row["stop_s"]
+    arriving = row["offered_qps"] * row["fault_s"]
     doubts = {
         _invalid(row): not row["valid"],
         f"the server was {_percent(busy)} busy": busy > PROOF_SERVER_BUSY,
@@ -798,7 +811,7 @@ def _draw_proof(cells: pd.DataFrame, store: Store, title: str) -> Figure:
         draw_percentiles(shares, style, of_histogram(histogram))
         shares.plot([], [], color=style.colour, label=name)
     ladder = 1 - np.logspace(0, -3, 200)[1:]
-    draw_theory(shares, ladder, [stopped_percentile(q, row["stop_s"], row["measured_s"])
+    draw_theory(shares, ladder, [stopped_percentile(q, row["fault_s"], row["measured_s"])
                                  for q in ladder])  # fmt: skip
     shares.plot([], [], color=INK, linestyle="--", label="theory")
     percentile_axes(shares, "latency")
@@ -807,7 +820,7 @@ def _draw_proof(cells: pd.DataFrame, store: Store, title: str) -> Figure:
     footnote(
         figure,
         f"{si(row['offered_qps'], '/s')}, {row['arrivals']}, for {row['measured_s']:.3g} s; server "
-        f"stopped (SIGSTOP) for {row['stop_s']:.3g} s of it. Theory: D − (1 − q)·T. On the wire: "
+        f"stopped (SIGSTOP) for {row['fault_s']:.3g} s of it. Theory: D − (1 − q)·T. On the wire: "
         "from the connection in hand to the reply, as tools measure that send when they may. "
         f"{_limit(row)}",
     )

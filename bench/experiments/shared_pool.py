@@ -36,7 +36,18 @@ from bench.figures.axes import linear_axis
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, GROUND, INK, MUTED, VIAS, Style, marker
 from bench.figures.units import digits, si
-from bench.model import Arrivals, Cell, Estimate, Outcome, Plan, Profile, Verdict, Via, Workload
+from bench.model import (
+    Arrivals,
+    Cell,
+    Estimate,
+    Outage,
+    Outcome,
+    Plan,
+    Profile,
+    Verdict,
+    Via,
+    Workload,
+)
 from bench.store import Store
 
 NAME = "shared_pool"
@@ -52,7 +63,7 @@ BURST_POOL = 20  # no burst is to wait for its own pool: what it does to the nei
 RATE_QPS = 3_000.0  # of all together: what two cores carry with time to spare, poolers and all
 RTT_S, MODERATION_S = 0.001, 0.1e-3
 BURST = Arrivals("bursty", peak_to_mean=5.0, period_s=0.1, lone=True)
-AWAY_S = 0.1  # a pooler that is restarted
+AWAY_S, AWAY_AT = 0.1, 0.3  # a pooler that is restarted: for how long, when in its window
 GLIDE_THREADS = 30
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 4, "full": 6}
 WARMUP_S = 0.1
@@ -78,9 +89,14 @@ def _cell(arm: str, via: Via, workers: int, profile: Profile, workload: Workload
         NAME, pool, CARRIERS * workers, rtt_s=RTT_S, moderation_s=MODERATION_S, loop="open",
         offered_qps=RATE_QPS, arrivals=BURST if arm == BURSTING else Arrivals(), resp=2,
         workers=workers, via=via, workload=workload, warmup_s=WARMUP_S,
-        measure_s=(RESTART_S if restarts else WINDOW_S)[profile], restart_s=AWAY_S * restarts,
+        measure_s=(RESTART_S if restarts else WINDOW_S)[profile],
+        outage=_restart(profile) if restarts else None,
         keep_requests=restarts, quiet=arm == EQUAL, arm=arm,
     )  # fmt: skip
+
+
+def _restart(profile: Profile) -> Outage:
+    return Outage("pooler restart", AWAY_AT * RESTART_S[profile], AWAY_S)
 
 
 def _glide_cell(profile: Profile, workload: Workload) -> Cell:
@@ -193,7 +209,7 @@ def gap_s(requests: pd.DataFrame, worker: int, until_s: float) -> float:
     return float(np.diff(np.append(within, until_s)).max()) if within.size else math.nan
 
 
-class Outage(NamedTuple):
+class Away(NamedTuple):
     """What a restart of the pooler did to each worker: requests that failed, of those scheduled,
     and the longest time without an answer."""
 
@@ -202,15 +218,15 @@ class Outage(NamedTuple):
     gaps_s: tuple[float, ...]
 
 
-def outages(known: pd.DataFrame, store: Store, via: str) -> list[Outage]:
+def outages(known: pd.DataFrame, store: Store, via: str) -> list[Away]:
     """By replicate."""
     own = part(known, RESTART, via, PAIR)
     return [_outage(row, store) for row in own.itertuples() if not row.workers_lost]
 
 
-def _outage(row: Any, store: Store) -> Outage:
+def _outage(row: Any, store: Store) -> Away:
     requests = store.requests(row.cell, row.block, row.attempt)
-    return Outage(
+    return Away(
         tuple(int(pod["errors"]) for pod in row.pods),
         tuple(int(pod["scheduled"] or 0) for pod in row.pods),
         tuple(gap_s(requests, int(pod["worker"]), row.measured_s) for pod in row.pods),
@@ -577,7 +593,7 @@ def _neighbours_prose(known: pd.DataFrame, store: Store) -> str:
     )
 
 
-def _failed_said(told: list[Outage]) -> str:
+def _failed_said(told: list[Away]) -> str:
     shares = [
         float(np.median([each.errors[worker] / max(1, each.scheduled[worker]) for each in told]))
         for worker in range(PAIR)

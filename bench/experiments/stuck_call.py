@@ -36,6 +36,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Service,
     Verdict,
     Workload,
 )
@@ -97,7 +98,8 @@ def _cell(policy: str, threads: int, fault: str, workload: Workload) -> Cell:
         arrivals=Arrivals(), workload=workload, warmup_s=0.0,
         measure_s=BEFORE_S + FAULT_S + AFTER_S, keep_requests=True,
         idling=Idling(trap="link", gap_s=0.0, cycles=0, volley=0, requests=requests),
-        outage=Outage(kind, BEFORE_S, FAULT_S, share, threads, PATIENCE_S, OTHER_SHARE, OTHER_S),
+        outage=Outage(kind, BEFORE_S, FAULT_S, share),
+        service=Service(threads, PATIENCE_S, OTHER_SHARE, OTHER_S),
         # The last used first would never meet the half that stalls.
         order="fifo" if share < 1 else "lifo", arm=f"{policy}, {fault}", **POLICIES[policy],
     )  # fmt: skip

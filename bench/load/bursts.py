@@ -36,7 +36,7 @@ class Demand:
         self._requests = idling.requests // cell.workers
         self._volley = min(idling.volley, self._requests)
         self._rate = cell.offered_qps / cell.workers
-        self._other_share = cell.outage.other_share if cell.outage is not None else 0.0
+        self._other_share = cell.service.other_share if cell.service is not None else 0.0
         self._random = np.random.default_rng(seed)
 
     def arrivals(self) -> NDArray[np.float64]:

@@ -13,12 +13,13 @@ from bench.analysis import gates
 from bench.analysis.statistics import summarise
 from bench.analysis.steady import histogram_interval
 from bench.load.recorder import BY_INTERVAL, IN_FLIGHT, KINDS, merge, new_histogram
-from bench.model import Cell, Gate, Observation, Percentiles, Phase, Pod
+from bench.model import Cell, Fault, Gate, Observation, Percentiles, Phase, Pod
 
 if TYPE_CHECKING:  # it brings redis-py and with it ssl, which must wait for locust's patches
     from bench.rig.probes import Readings
 
 COMMANDS = ("get", "set", "eval")  # what the workload sends, as `INFO commandstats` names it
+POOLER_AWAY: Fault = "pooler restart"
 WAITS = ("latency", "acquire")  # what a request that was never served had no end of
 # What the suite itself asks of a server, and what opening a connection sends.
 HOUSEKEEPING = ("info", "client", "config", "hello", "ping", "auth", "select", "command")
@@ -266,7 +267,8 @@ class Findings:
             "proxy_cpu_us_per_op": _per(
                 read.proxy_cpu.total_s / read.measured_s * 1e6, commands_per_s
             )
-            if self._behind_proxy and not self._cell.restart_s  # the second one's is not known
+            if self._behind_proxy
+            and self._cell.fault != POOLER_AWAY  # the second one's is not known
             else None,
         }
 
@@ -304,7 +306,7 @@ class Findings:
     def _hold_s(self) -> float:
         """The mean hold; of a cell whose server is stopped the median, since the stop, and not the
         machine, stretches the mean."""
-        if self._cell.stop_s:
+        if self._cell.fault == "stop":
             return self._total.percentiles("command").p50 or 0.0
         return self._total.mean_s("command")
 
@@ -331,7 +333,7 @@ class Findings:
             yield gates.little_users(out, cell.concurrency, cell.rtt_s, closes=cell.fresh)
         else:
             yield from self._open_gates(total.scheduled or 0)
-        if not cell.restart_s:  # what fails then is in use too, and not in the record
+        if cell.fault != POOLER_AWAY:  # what fails then is in use too, and not in the record
             yield gates.little_pool(total.in_use_mean, total.mean_count("held_s"), total.qps)
         yield gates.little_pool_full(total.in_use_mean, cell.pool_size, cell.workers, self._bound)
         if self._owned:
@@ -354,7 +356,7 @@ class Findings:
 
     def _open_gates(self, scheduled: int) -> Iterable[Gate]:
         cell, total = self._cell, self._total
-        if not (cell.local_ports or cell.restart_s):  # they show what is not served then
+        if not (cell.local_ports or cell.fault == POOLER_AWAY):  # they show what is not served then
             yield gates.served(scheduled, total.sum("requests"), self._bound)
         if cell.steady:
             grown = scheduled - total.sum("done") - total.sum("dropped")

@@ -37,7 +37,7 @@ from bench.load.bursts import (
 from bench.load.loans import Loan, Loans, WatchedConnection, loan, outcome_of
 from bench.load.pool import Pool
 from bench.load.timer import NEVER, open_timer
-from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Outage
+from bench.model import LANE_COLUMNS, OUTCOMES, BenchError, Cell, Service
 from bench.rig.access import Access
 from bench.rig.firewall import Passage
 from bench.rig.host import raise_fd_limit
@@ -109,7 +109,7 @@ class Burst:
         cell: Cell,
         others: NDArray[np.bool_],
     ) -> None:
-        service = cell.outage or Outage()
+        service = cell.service or Service()
         self._client = client
         self._threads = Semaphore(service.threads or len(arrivals))
         self._patience_s = service.patience_s

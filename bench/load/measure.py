@@ -13,8 +13,6 @@ from bench.model import BenchError, Cell, Observation
 from bench.rig.probes import Readings, calls_between
 from bench.rig.rig import Rig
 
-STOP_AT = 0.3  # of the window: a stopped server's backlog is gone before the window ends
-
 
 class Watched(NamedTuple):
     """What was seen while the workers measured: `stalls` from when to when, in perf_counter."""
@@ -89,13 +87,9 @@ def _watch(rig: Rig, swarm: Swarm | Crew, cell: Cell) -> Watched:
 def _pass_window(rig: Rig, cell: Cell) -> None:
     """Let the cell's window pass, its server stopped in the midst of it where the cell asks, or its
     pooler away."""
-    away_s = cell.stop_s or cell.restart_s
-    if not away_s:
-        time.sleep(cell.measure_s)
-        return
-    before_s = STOP_AT * cell.measure_s
-    time.sleep(before_s)
     began = clock()
-    with rig.server.stopped() if cell.stop_s else rig.without_proxy(cell):
-        time.sleep(away_s)
-    time.sleep(max(0.0, cell.measure_s - before_s - (clock() - began)))
+    if cell.outage is not None:
+        time.sleep(cell.outage.begins_s)
+        with rig.server.stopped() if cell.fault == "stop" else rig.without_proxy(cell):
+            time.sleep(cell.outage.fault_s)
+    time.sleep(max(0.0, cell.measure_s - (clock() - began)))

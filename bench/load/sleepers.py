@@ -31,7 +31,6 @@ from bench.model import (
     BenchError,
     Burst,
     Cell,
-    Fault,
     Gate,
     Idling,
     Observation,
@@ -208,7 +207,7 @@ class Dormitory:
         answers = crew.answers(asked, LANE_TIMEOUT_S)
         lane.ended, lane.wall_ended = clock(), time.time()
         after = server.snapshot()
-        if _fault_of(lane.cell) == "restart":
+        if lane.cell.fault == "restart":
             before = dataclasses.replace(
                 after, calls={}, cpu_user_s=0.0, cpu_system_s=0.0, connections=0
             )
@@ -234,7 +233,7 @@ class Dormitory:
     def _go_wrong(self, lane: Sleeper) -> tuple[float | None, float | None]:
         """Blocks for the fault of its burst, if one is to come; from when to when it was."""
         outage = lane.cell.outage
-        if outage is None or outage.fault == "none":
+        if outage is None:
             return None, None
         time.sleep(LEAD_S + outage.begins_s)
         began = clock()
@@ -436,7 +435,7 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
     sends = int(sum(rows[:, COMMANDS].sum() for lane in lanes for rows in lane.rows))
     served = sum(burst.server_operations for burst in bursts)
     # A server that was started anew has counted from nothing.
-    known = None if _fault_of(cell) == "restart" else {"get": served}
+    known = None if cell.fault == "restart" else {"get": served}
     yield gates.operations({"get": answered}, {"get": sends}, known)
     longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
     yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
@@ -461,10 +460,6 @@ def _reading(processes: Sequence[Process]) -> Reading:
     return Reading(
         clock(), {each: each.sample().used for each in processes}, waits={}, cores=read_cores()
     )
-
-
-def _fault_of(cell: Cell) -> Fault:
-    return cell.outage.fault if cell.outage is not None else "none"
 
 
 def _rows_of(answer: dict[str, Any]) -> Rows:

@@ -58,7 +58,7 @@ def _special(cell: Cell) -> str:
     """What of the cell only a server of our own can give; empty where any can."""
     if cell.idling is not None:
         return "what ends idle connections"
-    if cell.stop_s:
+    if cell.fault == "stop":
         return "a stop of the server"
     if cell.via != "direct":
         return f"via {cell.via}"

@@ -93,7 +93,9 @@ def _undisturbed(cells: pd.DataFrame) -> pd.DataFrame:
     closed = valid[(valid["loop"] == "closed") & (valid["bound_by"] == "users")]
     if not closed.empty:
         return closed
-    steady = (valid["loop"] == "open") & (valid["arrivals"] == "poisson") & (valid["stop_s"] == 0)
+    steady = (valid["loop"] == "open") & (valid["arrivals"] == "poisson")
+    if "fault" in valid:
+        steady &= valid["fault"].isna()
     return valid[steady & (valid["bound_by"] == "users") & (valid["pool_empty_share"] == 0)]
 
 
