@@ -338,9 +338,9 @@ def _latency_prose(known: pd.DataFrame) -> str:
         if len(own := part(known, pool, how, pause))
     ]
     return (
-        "Retries that follow at once can be used up before anything has healed; a pause that grows "
-        "is to outlast the fault, and its jitter to keep those who waited from coming back "
-        "together. What came of it:\n\n" + "\n".join(lines)
+        f"A command has {RETRIES} retries. “{AT_ONCE}”: each follows the failure; “{JITTER}”: "
+        f"after a pause that doubles, up to {si(PAUSES[JITTER], 's')}, and is drawn at random up to "
+        "that. Medians over replicates:\n\n" + "\n".join(lines)
     )
 
 
@@ -357,12 +357,19 @@ def _told(own: pd.DataFrame) -> str:
 def _server_prose(known: pd.DataFrame) -> str:
     lines = [
         f"- {how}, pools of {pool:,}: up to {si(float(own['connects_qps'].max()), '/s')} of "
-        f"connections, {si(float(own['server_busy'].max()), 'share')} of a core"
+        f"connections, {si(float(own['server_busy'].max()), 'share')} of a core; "
+        f"{_opened(own)} opened in the whole burst"
         for how, pool in product(FAULTS, POOLS)
         if len(own := known[(known["how"] == how) & (known["pool_size"] == pool)])
     ]
     return (
-        "A pool opens no more connections than requests are waiting for, and no more than its "
-        "size: what has gathered meanwhile, or the pool, is the limit of a storm.\n\n"
-        + "\n".join(lines)
+        f"Of {WORKERS} pools together, in the tenth of a second after the fault in which it was "
+        "most:\n\n" + "\n".join(lines)
     )
+
+
+def _opened(own: pd.DataFrame) -> str:
+    """From the least to the most connections that the server took in one burst."""
+    counts = [int(burst["server_connects"]) for bursts in own["bursts"] for burst in bursts]
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -460,8 +460,9 @@ def _timeline_prose(known: pd.DataFrame) -> str:
             if len(own):
                 lines.append(f"- {threads} threads, {policy}: {_told(own)}")
     return (
-        "Every stuck call keeps a thread: some on a connection, the rest in the pool's line. When "
-        "no thread is left, requests starve that do not touch Redis at all.\n\n" + "\n".join(lines)
+        f"A call holds its thread from the line of the pool until its end; a request that waits "
+        f"{si(PATIENCE_S, 's')} for a thread is given up. What came of it, by medians over "
+        "replicates:\n\n" + "\n".join(lines)
     )
 
 
@@ -488,8 +489,8 @@ def _tipping_prose(known: pd.DataFrame) -> str:
         if len(own := part(known, policy, threads))
     ]
     return (
-        "Stuck calls hold as many threads as there are connections, and as many more as arrive "
-        "while one waits in line: rate × time-out (Little's law). A service with more threads "
-        "than that has some left for other work; one with fewer does not, with a time-out or "
-        "without.\n\n" + "\n".join(lines)
+        "The prediction is that stuck calls come to hold as many threads as there are "
+        "connections, and as many more as arrive while one waits in line: rate × time-out "
+        "(Little's law); and that all other requests are served while there are more threads than that. "
+        "Beside what was measured:\n\n" + "\n".join(lines)
     )

@@ -11,8 +11,10 @@ import dataclasses
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from time import perf_counter as clock
 from typing import Any, Protocol
 
@@ -34,8 +36,10 @@ from bench.model import (
     Gate,
     Idling,
     Observation,
+    Trap,
 )
 from bench.rig.host import raise_fd_limit
+from bench.rig.namespaces import LEAST_ENTRIES
 from bench.rig.probes import Machine, Process, Reading, read_cores
 from bench.rig.server import ServerSnapshot
 from bench.rig.traps import Place, Traps
@@ -107,13 +111,9 @@ class Dormitory:
         self._crews = crews
         self._seed = seed
         self.began = clock()
-        self._spaced_until = self.began
         self._descriptors = min(MOST_DESCRIPTORS, raise_fd_limit(0) - OWN_FDS)
-        # Who sleeps longest begins first.
-        ordered = sorted(cells, key=lambda c: -_idling(c).cycles * _idling(c).gap_s)
-        lanes = (cell for cell in ordered for _ in range(_idling(cell).lanes))
         self.sleepers = [
-            Sleeper(number, cell, traps.place(cell)) for number, cell in enumerate(lanes)
+            Sleeper(number, cell, traps.place(cell)) for number, cell in enumerate(in_turn(cells))
         ]
 
     def run(self, told: Told) -> Iterator[tuple[Cell, list[Sleeper]]]:
@@ -126,14 +126,11 @@ class Dormitory:
             if due is not None and due.due <= now:
                 told(due.cell)
                 self._strike(due)
-            elif fit := self._next(waiting, asleep, now):
+            elif fit := next((e for e in waiting if self._has_room(e, asleep, now)), None):
                 told(fit.cell)
                 waiting.remove(fit)
                 asleep.append(fit)
                 self._open(fit)
-                # Or all would be let in at once, strike one after the other when their time comes,
-                # and leave no room then for others.
-                self._spaced_until = now + opening_s(fit.cell) + burst_s(fit.cell)
             else:
                 self._wait(asleep, now)
             self._traps.check()
@@ -143,14 +140,6 @@ class Dormitory:
                 own = [each for each in self.sleepers if each.cell == lane.cell]
                 if not any(each in waiting or each in asleep for each in own):
                     yield lane.cell, own
-
-    def _next(
-        self, waiting: Sequence[Sleeper], asleep: Sequence[Sleeper], now: float
-    ) -> Sleeper | None:
-        """The first that may be let in now."""
-        if now < self._spaced_until:
-            return None
-        return next((each for each in waiting if self._has_room(each, asleep, now)), None)
 
     def _has_room(self, lane: Sleeper, asleep: Sequence[Sleeper], now: float) -> bool:
         """Whether another may be let in: neither its opening nor any of its bursts, as far as can
@@ -163,11 +152,16 @@ class Dormitory:
         return not any(a < end and start < b for a, b in wanted for start, end in taken)
 
     def _descriptors_left(self, lane: Sleeper, asleep: Sequence[Sleeper]) -> bool:
-        """Of the worker, which has one for each connection, and of what relays: it has two."""
+        """Of the worker, which has one for each connection, and of what relays: it has two; or
+        what a firewall can know."""
         hop = lane.place.hop
         beside = sum(each.cell.pool_size for each in asleep if each.place.hop == hop)
         total = sum(each.cell.pool_size for each in asleep) + lane.cell.pool_size
         relayed = 2 * (beside + lane.cell.pool_size) if hop else 0
+        # What a firewall knows includes those that a burst has put in the place of others.
+        passing = sum(e.cell.pool_size for e in asleep if e.place.passage == lane.place.passage)
+        if lane.place.passage and 2 * (passing + lane.cell.pool_size) > LEAST_ENTRIES:
+            return False
         return max(total, relayed) <= self._descriptors
 
     def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
@@ -393,6 +387,19 @@ def observation(
         if cell.keep_requests
         else [],
     )
+
+
+def in_turn(cells: Sequence[Cell]) -> list[Cell]:
+    """A cell for each lane, in the order in which to let them in: who sleeps longest first, and of
+    these one of each trap in turn, or what relays would be full while others have room."""
+    before: Counter[Trap] = Counter()
+    ranked = []
+    for cell in cells:
+        idling = _idling(cell)
+        for _ in range(idling.lanes):
+            ranked.append((-idling.cycles * idling.gap_s, before[idling.trap], cell))
+            before[idling.trap] += 1
+    return [cell for _, _, cell in sorted(ranked, key=itemgetter(0, 1))]
 
 
 def asleep_s(cell: Cell) -> float:

@@ -114,9 +114,9 @@ class Traps:
             "stop": place.server.stopped,
             "pause": lambda: place.server.paused(outage.fault_s),
             "restart": place.server.away,
-            "stall": lambda: link.stalled(outage.fault_share),
-            "cut": link.cut,
-            "sever": link.severed,
+            "stall": lambda: link.stalled(outage.fault_share, route=place.address),
+            "cut": lambda: link.cut(route=place.address),
+            "sever": lambda: link.severed(route=place.address),
         }
         return faults[outage.fault]()
 
