@@ -339,8 +339,8 @@ def _latency_prose(known: pd.DataFrame) -> str:
     ]
     return (
         f"A command has {RETRIES} retries. “{AT_ONCE}”: each follows the failure; “{JITTER}”: "
-        f"after a pause that doubles, up to {si(PAUSES[JITTER], 's')}, and is drawn at random up to "
-        "that. Medians over replicates:\n\n" + "\n".join(lines)
+        f"after a pause that doubles, up to {si(PAUSES[JITTER], 's')}, and is drawn at random "
+        "up to that. Medians over replicates:\n\n" + "\n".join(lines)
     )
 
 

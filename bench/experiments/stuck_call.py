@@ -491,6 +491,6 @@ def _tipping_prose(known: pd.DataFrame) -> str:
     return (
         "The prediction is that stuck calls come to hold as many threads as there are "
         "connections, and as many more as arrive while one waits in line: rate × time-out "
-        "(Little's law); and that all other requests are served while there are more threads than that. "
-        "Beside what was measured:\n\n" + "\n".join(lines)
+        "(Little's law); and that all other requests are served while there are more threads than "
+        "that. Beside what was measured:\n\n" + "\n".join(lines)
     )
