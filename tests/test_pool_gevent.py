@@ -250,6 +250,25 @@ def check_a_borrower_killed_during_its_ping_gives_up_the_connection() -> None:
     assert_whole(pool)
 
 
+def check_the_housekeeper_holds_nobody_up_while_it_closes_many() -> None:
+    """Between two turns of somebody else it closes one or two, not all that are old."""
+    events: list[str] = []
+
+    class Told(Connection):
+        def disconnect(self, *args: Any) -> None:
+            events.append("closed")
+            super().disconnect(*args)
+
+    pool = make(60, connection_class=Told, max_idle_time=0.1)
+    pool.prefill()
+    while events.count("closed") < 60:
+        events.append("turn")
+        gevent.sleep(0)
+    in_a_row = [each.count("closed") for each in " ".join(events).split("turn")]
+    assert max(in_a_row) <= 2, events
+    assert pool.stats().closed == {"idle": 60}
+
+
 def check_prefill_opens_side_by_side() -> None:
     now, peak = 0, 0
 

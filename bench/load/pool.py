@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, Literal
 
 from redis.connection import (
@@ -584,8 +584,9 @@ class Pool(BlockingConnectionPool):
         jitter = self.lifetime_jitter
         return self.max_lifetime * random.uniform(1 - jitter, 1 + jitter)
 
-    def _close_idle(self, chosen: Iterable[Any], reason: Reason) -> None:
-        """Close those of `chosen` that still lie idle."""
+    def _close_idle(self, chosen: Iterable[Any], reason: Reason, *, yielding: bool = False) -> None:
+        """Close those of `chosen` that still lie idle, all at once or letting others run between
+        one and the next: under gevent they would wait for all, 25 ms and more for five hundred."""
         victims = set(chosen)
         if not victims:
             return
@@ -596,6 +597,8 @@ class Pool(BlockingConnectionPool):
             places = [self._reserve(None) for _ in victims]
         for place, connection in zip(places, victims, strict=True):
             self._vacate(place, connection)
+            if yielding:
+                sleep(0)
 
     def prefill(self, count: int | None = None, parallel: int = 100) -> None:
         """Open connections until `count` are open (`max_connections` if None); blocks till then.
@@ -703,12 +706,12 @@ class Pool(BlockingConnectionPool):
         if self.max_lifetime is not None:
             with self._lock:
                 old = [each for each in self._idle if each.expires_at <= now]
-            self._close_idle(old, "lifetime")
+            self._close_idle(old, "lifetime", yielding=True)
         if self.max_idle_time is not None:
             long_ago = now - self.max_idle_time
             with self._lock:
                 unused = list(takewhile(lambda each: each.idle_since <= long_ago, self._idle))
-            self._close_idle(unused, "idle")
+            self._close_idle(unused, "idle", yielding=True)
         while place := self._reserve_spare(keeper):
             self._open(place)
 
