@@ -58,6 +58,7 @@ class Truth:
     killing: bool = False
     dead: float = 1.0
     leaky: int = 0
+    slow_bursts: int = 0
     during: float = 0.4
     fixed: float = 1.0
     below_server: int = 3
@@ -86,9 +87,10 @@ def observation(cell: Cell, truth: Truth, rng: Any) -> Observation:
             for t in np.arange(0.5, 16.0, 0.1)
         ]
     slow = [0.0005] * 900 + [0.2] * 100
-    late = cell.arm == "retries" and own.trap in SILENT_TRAPS
-    if late:
-        bursts = [dataclasses.replace(each, latency_max_s=0.2) for each in bursts]
+    late = len(bursts) if cell.arm == "retries" and own.trap in SILENT_TRAPS else 0
+    if cell.arm == FIX and own.trap == "link fin":
+        late = truth.slow_bursts
+    bursts[:late] = [dataclasses.replace(each, latency_max_s=0.2) for each in bursts[:late]]
     return asleep.observation(cell, bursts, answered=slow if late else [0.0005] * 1_000, **kept)
 
 
@@ -219,6 +221,8 @@ def test_as_the_usual_run_has_it(usual: Store) -> None:
         (Truth(dead=0.5), "C10", "refuted"),
         (Truth(during=1.4), "C11", "refuted"),
         (Truth(leaky=1), "C12", "refuted"),
+        (Truth(slow_bursts=1), "C12", "undecided"),
+        (Truth(slow_bursts=2), "C12", "refuted"),
         (Truth(below_server=0), "C12b", "supported"),
         (Truth(fixed=1.3), "C13", "refuted"),
     ],

@@ -63,6 +63,13 @@ def test_a_burst_that_came_too_late_makes_the_cell_invalid() -> None:
     assert "5.0 s late" in late.reason
 
 
+def test_a_generator_that_was_late_makes_the_cell_invalid() -> None:
+    assert gates.burst_lag(0.010).passed
+    late = gates.burst_lag(0.028)
+    assert late.passed is False
+    assert "28.0 ms behind" in late.reason
+
+
 def test_a_machine_that_slept_makes_the_cell_invalid() -> None:
     """The wall clock goes on while the monotonic one stands still."""
     assert gates.clock(3600.0, 0).passed is False

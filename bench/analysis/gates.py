@@ -30,6 +30,7 @@ QUIET_CORE = 0.60  # rule 7, bound by: where N* or a sharing cost is decided
 SERVED = 0.999  # rule 7, open loop: of the arrivals due within the window
 BACKLOG = 0.05  # ours: of the arrivals, by which the line may have grown when the window ends
 SEND_LAG_SHARE, SEND_LAG_S = 0.10, 0.5e-3  # rule 7, open loop: of the unloaded round trip; at least
+BURST_LAG_S = 0.015  # ours: of the 25 ms or so from which a request of a burst counts as slow
 NULL_POOL, NULL_EMPTY = 4, 0.001  # rule 7, null control: × the mean in flight; share found empty
 LINK_EARLY = 0.01  # ours: the relay's clock and the worker's are read at different moments
 LINK_RTT, LINK_OWN_S = 0.05, 0.4e-3  # ours: share of the round trip; what relaying adds itself
@@ -189,6 +190,16 @@ def send_lag(p99_s: float | None, unloaded_s: float, rtt_s: float) -> Gate:
     passed = p99_s <= limit
     reason = f"p99 {p99_s * 1e3:.2f} ms behind schedule, {limit * 1e3:.2f} ms allowed"
     return Gate("send_lag", p99_s, limit, passed, "" if passed else reason)
+
+
+def burst_lag(p99_s: float) -> Gate:
+    """Whether the generator kept the schedule of each burst: the highest p99 of sent − intended, in
+    seconds. A burst that opens connections is some milliseconds late by that alone."""
+    passed = p99_s <= BURST_LAG_S
+    reason = (
+        f"p99 {p99_s * 1e3:.1f} ms behind a burst's schedule, {BURST_LAG_S * 1e3:.0f} ms allowed"
+    )
+    return Gate("send_lag", p99_s, BURST_LAG_S, passed, "" if passed else reason)
 
 
 def null_control(

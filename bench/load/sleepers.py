@@ -53,7 +53,7 @@ LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not ha
 OWN_FDS = 500
 MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
 # Guesses at what things take, from trials; the timed-out first commands of a burst come on top.
-OPENING_S, PER_CONNECTION_S, BURST_S = 0.01, 0.0004, 0.02
+OPENING_S, PER_CONNECTION_S, PER_HANDSHAKE_S, BURST_S = 0.01, 0.00025, 0.0025, 0.02
 
 Rows = NDArray[np.float64]
 Told = Callable[[Cell], None]
@@ -93,6 +93,14 @@ class Sleeper:
     def idling(self) -> Idling:
         return _idling(self.cell)
 
+    def first_due(self, now: float) -> float:
+        """Its first burst after a gap, were it opened now."""
+        return now + opening_s(self.cell) + self.idling.gap_s
+
+    def sleep(self, foreseen: float) -> None:
+        """Until its next burst: no sooner than was foreseen, when others were let in by that."""
+        self.due = max(foreseen, self.ended + self.idling.gap_s)
+
     def turns(self, due: float, cycle: int) -> list[tuple[float, float]]:
         """When its bursts are to be expected from the `cycle`-th on, which is due then."""
         takes_s = burst_s(self.cell)
@@ -130,7 +138,7 @@ class Dormitory:
                 told(fit.cell)
                 waiting.remove(fit)
                 asleep.append(fit)
-                self._open(fit)
+                self._open(fit, fit.first_due(now))
             else:
                 self._wait(asleep, now)
             self._traps.check()
@@ -146,8 +154,8 @@ class Dormitory:
         be foreseen, meets one of those asleep, and descriptors are left."""
         if not self._descriptors_left(lane, asleep):
             return False
-        opened = now + opening_s(lane.cell) + burst_s(lane.cell) * lane.idling.fresh
-        wanted = [(now, opened), *lane.turns(opened + lane.idling.gap_s, 1)]
+        due = lane.first_due(now)
+        wanted = [(now, due - lane.idling.gap_s), *lane.turns(due, 1)]
         taken = [turn for each in asleep for turn in each.turns(each.due, each.cycle)]
         return not any(a < end and start < b for a, b in wanted for start, end in taken)
 
@@ -170,7 +178,7 @@ class Dormitory:
         soon = min((each.due for each in asleep), default=now)
         time.sleep(min(0.02, max(0.0, soon - now)))
 
-    def _open(self, lane: Sleeper) -> None:
+    def _open(self, lane: Sleeper, due: float) -> None:
         place = lane.place
         lane.opened_at = clock()
         fields = dataclasses.asdict(lane.cell)
@@ -187,7 +195,8 @@ class Dormitory:
         if lane.idling.fresh:
             self._strike(lane)
         else:
-            lane.cycle, lane.due = 1, lane.ended + lane.idling.gap_s
+            lane.cycle = 1
+        lane.sleep(due)
 
     def _strike(self, lane: Sleeper) -> None:
         """One burst, and what server and client told of it."""
@@ -222,7 +231,7 @@ class Dormitory:
         rows[:, INTENDED : DONE + 1] -= self.began
         lane.rows.append(rows)
         lane.cycle += 1
-        lane.due = lane.ended + lane.idling.gap_s
+        lane.sleep(lane.due + burst_s(lane.cell) + lane.idling.gap_s)
 
     def _go_wrong(self, lane: Sleeper) -> tuple[float | None, float | None]:
         """Blocks for the fault of its burst, if one is to come; from when to when it was."""
@@ -405,19 +414,27 @@ def in_turn(cells: Sequence[Cell]) -> list[Cell]:
 def asleep_s(cell: Cell) -> float:
     """A guess at what the cell's lanes take of the time, while others sleep beside them."""
     idling = _idling(cell)
-    return idling.lanes * (opening_s(cell) + burst_s(cell) * (idling.fresh + idling.cycles))
+    return idling.lanes * (opening_s(cell) + burst_s(cell) * idling.cycles)
 
 
 def opening_s(cell: Cell) -> float:
-    """A guess at how long it takes to open a lane, and to close it."""
-    return OPENING_S + PER_CONNECTION_S * cell.pool_size
+    """A guess at how long it takes to open a lane, its burst on fresh connections included."""
+    each_s = PER_CONNECTION_S if cell.maker == "ours" else PER_HANDSHAKE_S
+    fresh_s = _arriving_s(cell) if _idling(cell).fresh else 0.0
+    return OPENING_S + each_s * cell.pool_size + fresh_s
 
 
 def burst_s(cell: Cell) -> float:
-    """A guess at how long a burst takes."""
-    silent = _idling(cell).trap in SILENT_TRAPS
-    late_s = (cell.socket_timeout_s or 0.0) if silent else 0.0
-    return BURST_S + _idling(cell).requests / (cell.offered_qps or 1.0) + late_s
+    """A guess at how long a burst takes after a gap."""
+    idling = _idling(cell)
+    closed_in_time = cell.max_idle_s is not None and cell.max_idle_s < idling.limit_s
+    silent = idling.trap in SILENT_TRAPS and not closed_in_time
+    return _arriving_s(cell) + ((cell.socket_timeout_s or 0.0) if silent else 0.0)
+
+
+def _arriving_s(cell: Cell) -> float:
+    idling = _idling(cell)
+    return BURST_S + (idling.requests - idling.volley) / (cell.offered_qps or 1.0)
 
 
 def _answered(burst: Burst) -> int:
@@ -446,6 +463,8 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
     yield gates.operations({"get": answered}, {"get": sends}, known)
     longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
     yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
+    if cell.outage is None:  # or its service has a line of its own, and retries that follow at once
+        yield gates.burst_lag(max(burst.send_lag_p99_s for burst in bursts))
     yield gates.clock(max(lane.step_s for lane in lanes), 0)
     yield gates.steal(machine.steal)
     yield gates.foreign_cpu(machine.foreign)

@@ -52,7 +52,7 @@ def bursts(known: pd.DataFrame) -> pd.DataFrame:
 _NAMED = ("cell", "trap", "path_s", "arm", "huge", "valid")
 _BURST = ("cycle", "lane", "failed", "requests", "server_cpu_s")  # where there is none
 _COMBINED = (
-    "bursts", "requests", "failed", "slow", "share", "retried", "limit_s", "overdue",
+    "bursts", "requests", "failed", "slow", "slow_bursts", "share", "retried", "limit_s", "overdue",
     "overdue_failed", "opened", "pings", "worst",
 )  # fmt: skip
 
@@ -114,7 +114,7 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
     )
     requests = int(outcomes.sum())
     failed = requests - int(outcomes[OK] + outcomes[RETRIED])
-    late = any(burst["latency_max_s"] > limit_s for burst in later)
+    late = sum(burst["latency_max_s"] > limit_s for burst in later)
     slow = slow_count(cell, store, limit_s) if late else 0
     return {
         "cell": cell.cell,
@@ -127,6 +127,7 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
         "requests": requests,
         "failed": failed,
         "slow": slow,
+        "slow_bursts": late,
         "share": (failed + slow) / requests,
         "retried": int(outcomes[RETRIED]),
         "limit_s": limit_s,
