@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 
 from bench.experiments.pool_sweep import plan
 from bench.model import Workload
+from bench.rig import firewall
 from bench.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -35,13 +36,13 @@ PARTS = {
 class Run:
     """A `bench run` of the smoke profile under way, and every process it started."""
 
-    def __init__(self, results: Path, *arguments: str) -> None:
+    def __init__(self, results: Path, *arguments: str, **environment: str) -> None:
         self._log = (results / "stderr.txt").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "bench", "run", "--no-report", *arguments],
             stderr=self._log,
             stdout=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if k != "REDIS_URL"},
+            env={k: v for k, v in os.environ.items() if k != "REDIS_URL"} | environment,
         )
         self._seen: dict[int, psutil.Process] = {}
 
@@ -152,3 +153,42 @@ def test_an_interrupted_run_keeps_what_is_finished_and_exits_130(
     assert run.orphans() == []
     assert Store.open(folder).manifest["status"] == "interrupted"
     assert len(stored(folder)) >= 3
+
+
+# Seconds after its namespaces are there: while lanes open, sleep, and are struck.
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 3.0, 6.0, 9.0])
+@pytest.mark.skipif(bool(firewall.missing()), reason=f"not run: {firewall.missing()}")
+def test_a_run_that_is_killed_amid_its_traps_leaves_nothing(tmp_path: Path, seconds: float) -> None:
+    """No process, and with them no namespace, rule or socket; and no file."""
+    files, sockets = tmp_path / "temporary", abstract_sockets()
+    files.mkdir()
+    run = Run(tmp_path, "--profile", "smoke", "--only", "idle_eviction",
+              "--results", str(tmp_path), TMPDIR=str(files))  # fmt: skip
+    try:
+        until(lambda: namespaces_of(run.children()))
+        assert abstract_sockets() - sockets
+        time.sleep(seconds)
+        made = namespaces_of(run.children())
+    finally:
+        run.process.kill()
+        run.ends()
+    assert run.orphans() == []
+    assert len(made) >= 2
+    assert not made & namespaces_of(psutil.process_iter())
+    assert not abstract_sockets() - sockets
+    assert list(files.iterdir()) == []
+
+
+def namespaces_of(processes: Iterable[psutil.Process]) -> set[str]:
+    """Network namespaces in which they are, other than ours."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(f"/proc/{process.pid}/ns/net"))
+    return found - {os.readlink("/proc/self/ns/net")}
+
+
+def abstract_sockets() -> set[str]:
+    """Unix sockets without a file, by name: the firewall's helper listens on one."""
+    names = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()]
+    return {name for name in names if name.startswith("@redis-pool-bench-")}

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.analysis.outages import burst_median, fault_of, since_fault
 from bench.analysis.replicates import last_attempts, median_of
 from bench.analysis.sentences import not_run
 from bench.figures.axes import linear_axis, log_axis
@@ -95,30 +96,19 @@ def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
 
 def _series_of(row: Any, series: pd.DataFrame) -> pd.DataFrame:
     own = (series["cell"] == row.cell) & (series["block"] == row.block)
-    begun, _ = _fault(row)
+    begun, _ = fault_of(row)
     told = series[own & (series["attempt"] == row.attempt)].sort_values("at_s")
     return told.assign(at_s=told["at_s"] - begun)
 
 
-def _fault(row: Any) -> tuple[float, float]:
-    (burst,) = row.bursts
-    return float(burst["fault_began_s"]), float(burst["fault_ended_s"])
-
-
 def requests_of(row: Any, store: Store) -> pd.DataFrame:
-    """Its requests, with `latency_s`, `answered`, and when they came, `at_s` after the fault."""
-    requests = store.requests(row.cell, row.block, row.attempt)
-    begun, _ = _fault(row)
-    return requests.assign(
-        at_s=requests["intended_s"] - begun,
-        latency_s=requests["done_s"] - requests["intended_s"],
-        answered=requests["outcome"].isin(["ok", "ok after retry"]),
-    )
+    """As `since_fault` has them."""
+    return since_fault(store.requests(row.cell, row.block, row.attempt), row)
 
 
 def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
     requests = requests_of(row, store)
-    begun, ended = _fault(row)
+    begun, ended = fault_of(row)
     during = requests[(requests["at_s"] >= 0) & (requests["at_s"] < ended - begun)]
     failed = int((~requests["answered"]).sum())
     rates = rates_of(series)
@@ -181,18 +171,15 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
     known = last_attempts(cells)
     rows = []
     for (arm, pool), own in known.groupby(["arm", "pool_size"], sort=True):
-        bursts = [burst for each in own["bursts"] for burst in each]
         rows.append(
             {
                 "what happens": arm.split(", ")[0],
                 "attempts": arm.split(", ")[-1],
                 "pool": int(pool),
-                "requests": int(np.median([burst["requests"] for burst in bursts])),
+                "requests": int(burst_median(own, "requests")),
                 "served %": digits(100 * float(own["served_share"].median())),
-                "p99 ms": digits(1e3 * float(np.median([b["latency_p99_s"] for b in bursts]))),
-                "connections opened": round(
-                    float(np.median([b["server_connects"] for b in bursts]))
-                ),
+                "p99 ms": digits(1e3 * burst_median(own, "latency_p99_s")),
+                "connections opened": round(burst_median(own, "server_connects")),
                 "server µs": digits(median_of(own, "server_cpu_us_per_op")),
                 "valid": f"{int(own['valid'].sum())} of {len(own)}",
             }
@@ -231,7 +218,7 @@ def _server_finding(known: pd.DataFrame) -> str:
         for pool in (POOLS[0], POOLS[-1])
         if len(own := known[(known["pool_size"] == pool) & known["valid"].astype(bool)])
     ]
-    return f"The server has to take up to {', '.join(said) or 'an unknown rate'} of connections"
+    return f"New connections at the server: up to {', '.join(said) or 'an unknown rate'}"
 
 
 # Figures

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from bench.analysis.outages import burst_median, fault_of, since_fault
 from bench.analysis.replicates import REPLICATES_NEEDED, last_attempts
 from bench.analysis.sentences import counted, not_run
 from bench.analysis.statistics import t_interval
@@ -161,7 +162,7 @@ def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The last attempts, with policy, fault, and what was seen of the outage."""
     known = last_attempts(cells)
     parts = [arm.split(", ") for arm in known["arm"]]
-    seen = [_seen(requests_of(row, store), _outage(row)) for row in known.itertuples()]
+    seen = [_seen(requests_of(row, store), fault_of(row)) for row in known.itertuples()]
     columns = {name: [getattr(each, name) for each in seen] for name in Seen._fields}
     return known.assign(
         policy=[part[0] for part in parts], how=[part[-1] for part in parts], **columns
@@ -169,25 +170,15 @@ def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
 
 
 def requests_of(row: Any, store: Store) -> pd.DataFrame:
-    """Its requests, with `served`, and `at_s` after the outage's begin."""
-    requests = store.requests(row.cell, row.block, row.attempt)
-    served = requests["outcome"].isin(["ok", "ok after retry"])
-    begins_s, _ = _outage(row)
-    return requests.assign(
-        served=served, at_s=requests["intended_s"] - begins_s, other=requests["other"] > 0
-    )
-
-
-def _outage(row: Any) -> tuple[float, float]:
-    (burst,) = row.bursts
-    return float(burst["fault_began_s"]), float(burst["fault_ended_s"])
+    """As `since_fault` has them."""
+    return since_fault(store.requests(row.cell, row.block, row.attempt), row)
 
 
 def _seen(requests: pd.DataFrame, outage: tuple[float, float]) -> Seen:
     length_s = outage[1] - outage[0]
     during = requests[(requests["at_s"] >= 0) & (requests["at_s"] < length_s)]
     others, calls = during[during["other"]], during[~during["other"]]
-    lost = requests[~requests["served"]]
+    lost = requests[~requests["answered"]]
     every = requests[requests["other"]]
     return Seen(
         _share(others),
@@ -200,7 +191,7 @@ def _seen(requests: pd.DataFrame, outage: tuple[float, float]) -> Seen:
 
 
 def _share(requests: pd.DataFrame) -> float:
-    return float(requests["served"].mean()) if len(requests) else math.nan
+    return float(requests["answered"].mean()) if len(requests) else math.nan
 
 
 def _collapse_s(others: pd.DataFrame, length_s: float) -> float:
@@ -223,7 +214,7 @@ def _recovery_s(requests: pd.DataFrame, length_s: float) -> float:
 def shares_over_time(requests: pd.DataFrame) -> pd.Series:
     """The share served, by when they came, in buckets."""
     bucket = np.floor(requests["at_s"] / BUCKET_S) * BUCKET_S
-    return requests.groupby(bucket)["served"].mean()
+    return requests.groupby(bucket)["answered"].mean()
 
 
 def part(known: pd.DataFrame, policy: str, threads: int, how: str = "SIGSTOP") -> pd.DataFrame:
@@ -299,18 +290,15 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
     known = last_attempts(cells)
     rows = []
     for (arm, threads), own in known.groupby(["arm", "threads"], sort=True):
-        bursts = [burst for each in own["bursts"] for burst in each]
         rows.append(
             {
                 "timeouts": arm.split(", ")[0],
                 "fault": arm.split(", ")[-1],
                 "threads": int(threads),
-                "requests": int(np.median([burst["requests"] for burst in bursts])),
+                "requests": int(burst_median(own, "requests")),
                 "served %": digits(100 * float(own["served_share"].median())),
-                "p99 ms": digits(1e3 * float(np.median([b["latency_p99_s"] for b in bursts]))),
-                "connections opened": round(
-                    float(np.median([b["server_connects"] for b in bursts]))
-                ),
+                "p99 ms": digits(1e3 * burst_median(own, "latency_p99_s")),
+                "connections opened": round(burst_median(own, "server_connects")),
                 "valid": f"{int(own['valid'].sum())} of {len(own)}",
             }
         )

@@ -463,7 +463,8 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
     yield gates.operations({"get": answered}, {"get": sends}, known)
     longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
     yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
-    if cell.outage is None:  # or its service has a line of its own, and retries that follow at once
+    # A foreign pool's own work is what is measured, as are an outage's line and its retries.
+    if cell.maker == "ours" and cell.outage is None:
         yield gates.burst_lag(max(burst.send_lag_p99_s for burst in bursts))
     yield gates.clock(max(lane.step_s for lane in lanes), 0)
     yield gates.steal(machine.steal)

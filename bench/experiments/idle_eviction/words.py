@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -93,9 +94,17 @@ def _fates_finding(found: pd.DataFrame) -> str:
     silent = [t for t in TRAPS if t in SILENT_TRAPS and len(part(found, NONE, t))]
     told = [t for t in TRAPS if TRAPS[t] and t not in SILENT_TRAPS and len(part(found, NONE, t))]
     return (
-        f"On closed connections {failing(told)} of first commands fail where an end is told, at "
-        f"once, and {failing(silent)} where nobody is, after a time-out"
+        f"On closed connections {failing(told)} of first commands fail where an end is told, most "
+        f"with “{_usual_fate(found, told)}”, and {failing(silent)} where nobody is, most with "
+        f"“{_usual_fate(found, silent)}”"
     )
+
+
+def _usual_fate(found: pd.DataFrame, traps: Sequence[str]) -> str:
+    """What became of most first commands in these traps, “ok” apart."""
+    counts = sum((Counter(fates(found, trap)) for trap in traps), Counter[str]())
+    counts.pop("ok", None)
+    return max(counts, key=lambda name: counts[name], default="–")
 
 
 def _server_finding(each: pd.DataFrame) -> str:
@@ -150,8 +159,7 @@ def _timeline_prose(known: pd.DataFrame) -> str:
     return (
         "Both services get the same burst twice: on fresh connections, and after the gap. "
         f"{'; '.join(said)}. What the server's dashboard shows is below the requests: CPU of one "
-        "core, and its clients, among them those whose client has long gone, which a silent path "
-        "leaves behind."
+        "core, and the clients that the server believes to have."
     )
 
 
@@ -165,13 +173,11 @@ def _fates_prose(found: pd.DataFrame) -> str:
                 f"{name} {si(count / total, 'share')}" for name, count in told.items()
             )
             lines.append(f"- {trap}: {parts}")
-    quick = sum(
-        count for trap in TRAPS for name, count in fates(found, trap).items() if name in AT_ONCE
-    )
+    counts = sum((Counter(fates(found, trap)) for trap in TRAPS), Counter[str]())
+    quick = sum(count for name, count in counts.items() if name in AT_ONCE)
     return (
-        f"{quick:,} first commands failed at once, where a retry costs one more connection; where "
-        "nobody was told, a retry comes after the socket's time-out, and the caller has waited for "
-        "that.\n\n" + "\n".join(lines)
+        f"{quick:,} first commands failed at once, and {counts['time-out']:,} when the socket's "
+        "time-out was over, which is what a retry of these has to wait for.\n\n" + "\n".join(lines)
     )
 
 
@@ -179,6 +185,14 @@ def _server_prose(each: pd.DataFrame) -> str:
     during = log_t_interval(during_before(each))
     return (
         f"While requests fail, the server spends {during.value:.2f} × the CPU of the same burst on "
-        f"fresh connections, over {counted(during.n, 'lane')}. Connections that are opened anew "
-        "cost it a handshake each."
+        f"fresh connections, over {counted(during.n, 'lane')}; meanwhile it takes "
+        f"{_opened(each, NONE)} for each thousand requests, and {_opened(each, FIX)} with the fix."
     )
+
+
+def _opened(each: pd.DataFrame, arm: str) -> str:
+    """Connections that the server took, for each thousand requests of bursts after a gap."""
+    own = after_gap(each[(each["arm"] == arm) & ~each["huge"].astype(bool)])
+    if own.empty:
+        return "an unknown number of new connections"
+    return f"{1e3 * own['server_connects'].sum() / own['requests'].sum():.0f} new connections"
