@@ -185,14 +185,15 @@ def _server_prose(each: pd.DataFrame) -> str:
     during = log_t_interval(during_before(each))
     return (
         f"While requests fail, the server spends {during.value:.2f} × the CPU of the same burst on "
-        f"fresh connections, over {counted(during.n, 'lane')}; meanwhile it takes "
-        f"{_opened(each, NONE)} for each thousand requests, and {_opened(each, FIX)} with the fix."
+        f"fresh connections, over {counted(during.n, 'lane')}; meanwhile a new connection is "
+        f"opened for {_opened(each, NONE)} of the requests, and for {_opened(each, FIX)} with the "
+        "fix."
     )
 
 
 def _opened(each: pd.DataFrame, arm: str) -> str:
-    """Connections that the server took, for each thousand requests of bursts after a gap."""
+    """Connections that the server took, as a share of the requests of bursts after a gap."""
     own = after_gap(each[(each["arm"] == arm) & ~each["huge"].astype(bool)])
     if own.empty:
-        return "an unknown number of new connections"
-    return f"{1e3 * own['server_connects'].sum() / own['requests'].sum():.0f} new connections"
+        return "an unknown share"
+    return si(float(own["server_connects"].sum() / own["requests"].sum()), "share")
