@@ -155,7 +155,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_exits_130(
     assert len(stored(folder)) >= 3
 
 
-# Seconds after its namespaces are there: while lanes open, sleep, and are struck.
+# Seconds after the firewall and its server are there: while lanes open, sleep, and are struck.
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 3.0, 6.0, 9.0])
 @pytest.mark.skipif(bool(firewall.missing()), reason=f"not run: {firewall.missing()}")
 def test_a_run_that_is_killed_amid_its_traps_leaves_nothing(tmp_path: Path, seconds: float) -> None:
@@ -165,7 +165,8 @@ def test_a_run_that_is_killed_amid_its_traps_leaves_nothing(tmp_path: Path, seco
     run = Run(tmp_path, "--profile", "smoke", "--only", "idle_eviction",
               "--results", str(tmp_path), TMPDIR=str(files))  # fmt: skip
     try:
-        until(lambda: namespaces_of(run.children()))
+        # One alone may be the trial of whether the machine can have any.
+        until(lambda: len(namespaces_of(run.children())) >= 2)
         assert abstract_sockets() - sockets
         time.sleep(seconds)
         made = namespaces_of(run.children())
