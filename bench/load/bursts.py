@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from redis.backoff import AbstractBackoff, ExponentialWithJitterBackoff, NoBackoff
 
 from bench.load.loans import NEVER_USED, NO_COMMAND, Loan
-from bench.model import OUTCOMES, Cell, Idling
+from bench.model import OUTCOMES, Cell
 from bench.rig.access import Access
 from bench.rig.firewall import Passage
 from bench.rig.server import connection_settings
@@ -32,7 +32,7 @@ class Demand:
     def __init__(self, cell: Cell, seed: int) -> None:
         assert cell.idling is not None, "a lane sleeps"
         assert cell.offered_qps is not None, "a burst has a rate"
-        idling: Idling = cell.idling
+        idling = cell.idling
         self._requests = idling.requests // cell.workers
         self._volley = min(idling.volley, self._requests)
         self._rate = cell.offered_qps / cell.workers
