@@ -199,7 +199,7 @@ def burst_lag(p99_s: float) -> Gate:
     reason = (
         f"p99 {p99_s * 1e3:.1f} ms behind a burst's schedule, {BURST_LAG_S * 1e3:.0f} ms allowed"
     )
-    return Gate("send_lag", p99_s, BURST_LAG_S, passed, "" if passed else reason)
+    return Gate("burst_lag", p99_s, BURST_LAG_S, passed, "" if passed else reason)
 
 
 def null_control(
