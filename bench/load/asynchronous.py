@@ -26,7 +26,6 @@ from bench.load.bursts import (
     ANSWERED,
     LEAD_S,
     OWN_FDS,
-    RETRIED,
     Demand,
     connection_options,
     pauses,
@@ -170,8 +169,6 @@ class Burst:
             outcome = OUTCOMES.index(outcome_of(error))
         first = _LOAN.get()
         commands = first.commands if first is not None else 0
-        if outcome == ANSWERED and commands > 1:
-            outcome = RETRIED
         self._rows.extend(row(intended, sent, clock(), outcome, first, commands, False))
 
 

@@ -58,7 +58,10 @@ def row(
     commands: int,
     other: bool,
 ) -> tuple[float, ...]:
-    """A request that has ended, as `LANE_COLUMNS`; `first` is its first loan, if it had one."""
+    """A request that has ended, as `LANE_COLUMNS`; `first` is its first loan, if it had one. With
+    more than one command an answer came after a retry."""
+    if outcome == ANSWERED and commands > 1:
+        outcome = RETRIED
     if first is None:
         return intended, sent, NEVER_USED, done, NEVER_USED, outcome, NO_COMMAND, commands, other
     return (

@@ -27,7 +27,6 @@ from bench.load.bursts import (
     ANSWERED,
     LEAD_S,
     OWN_FDS,
-    RETRIED,
     Demand,
     connection_options,
     pauses,
@@ -183,8 +182,6 @@ class Burst:
             commands += known.commands if known is not None else 0
             if outcome == ANSWERED:
                 break
-        if outcome == ANSWERED and commands > 1:
-            outcome = RETRIED
         self._end(row(intended, sent, clock(), outcome, first, commands, False))
 
     def _call(self, key: str) -> int:

@@ -24,7 +24,7 @@ import sys
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
@@ -71,6 +71,8 @@ _NativeRLock = _native("_thread", "RLock")
 _native_poll = _native("select", "poll")
 _thread_id = _native("_thread", "get_ident")
 
+# By the housekeeper: a thousand a second, at 50 µs of CPU each.
+CLOSED_AT_ONCE, REST_S = 4, 0.004
 _PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux; elsewhere POLLHUP says it
 _ENDED = _PEER_CLOSED | select.POLLHUP | select.POLLERR | select.POLLNVAL
 
@@ -584,9 +586,8 @@ class Pool(BlockingConnectionPool):
         jitter = self.lifetime_jitter
         return self.max_lifetime * random.uniform(1 - jitter, 1 + jitter)
 
-    def _close_idle(self, chosen: Iterable[Any], reason: Reason, *, yielding: bool = False) -> None:
-        """Close those of `chosen` that still lie idle, all at once or letting others run between
-        one and the next: under gevent they would wait for all, 25 ms and more for five hundred."""
+    def _close_idle(self, chosen: Iterable[Any], reason: Reason) -> None:
+        """Close those of `chosen` that still lie idle."""
         victims = set(chosen)
         if not victims:
             return
@@ -597,8 +598,6 @@ class Pool(BlockingConnectionPool):
             places = [self._reserve(None) for _ in victims]
         for place, connection in zip(places, victims, strict=True):
             self._vacate(place, connection)
-            if yielding:
-                sleep(0)
 
     def prefill(self, count: int | None = None, parallel: int = 100) -> None:
         """Open connections until `count` are open (`max_connections` if None); blocks till then.
@@ -706,14 +705,24 @@ class Pool(BlockingConnectionPool):
         if self.max_lifetime is not None:
             with self._lock:
                 old = [each for each in self._idle if each.expires_at <= now]
-            self._close_idle(old, "lifetime", yielding=True)
+            self._close_slowly(old, "lifetime", keeper)
         if self.max_idle_time is not None:
             long_ago = now - self.max_idle_time
             with self._lock:
                 unused = list(takewhile(lambda each: each.idle_since <= long_ago, self._idle))
-            self._close_idle(unused, "idle", yielding=True)
+            self._close_slowly(unused, "idle", keeper)
         while place := self._reserve_spare(keeper):
             self._open(place)
+
+    def _close_slowly(self, chosen: Sequence[Any], reason: Reason, keeper: _Housekeeper) -> None:
+        """Close those of `chosen` that still lie idle, a few at a time with rests between. Five
+        hundred at once held up others under gevent for 25 ms and more; merely taking turns with
+        them, it still made their requests as late."""
+        for begin in range(0, len(chosen), CLOSED_AT_ONCE):
+            if self._housekeeper is not keeper:
+                return
+            self._close_idle(chosen[begin : begin + CLOSED_AT_ONCE], reason)
+            sleep(REST_S)
 
     def _reserve_spare(self, keeper: _Housekeeper) -> _Place | None:
         with self._lock:

@@ -48,7 +48,7 @@ INTENDED, SENT, ACQUIRED, DONE, IDLE, OUTCOME, FIRST, COMMANDS, OTHER = range(le
 OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
 LANE_TIMEOUT_S = 90.0
 POOL_COUNTS = ("opened", "closed_idle", "closed_stale", "closed_error")
-LEAD_S = 0.01  # from the order to a burst's begin
+LEAD_S = 0.01  # from the order to a burst's begin: its way to the worker, and the lead there
 LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not have run out
 OWN_FDS = 500
 MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
@@ -472,9 +472,7 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
 
 
 def _series(traps: Traps, lanes: Sequence[Sleeper], began: float) -> list[dict[str, Any]]:
-    """What the dashboard of the server showed, where the cell's lanes have it for themselves."""
-    if not lanes[0].idling.apart and lanes[0].cell.outage is None:
-        return []
+    """What the dashboard of the server showed, where that is kept."""
     start, end = min(each.opened_at for each in lanes), max(each.ended for each in lanes)
     return [
         {"source": "probes", "at_s": told.at_s - began, "server_cpu_s": _cpu_s(told),

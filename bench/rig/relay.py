@@ -51,6 +51,9 @@ END: bytes = b""  # travels through the queue behind the data: the other end sen
 RESET: None = None  # likewise: it sent RST, or is gone
 NEVER = float("inf")
 SWEEPS = 50  # in the time for which a connection may be idle: it is ended up to 4 % late
+# Of all connections that idled, in one turn. To end one takes 35 µs: 500 at once held up those that
+# relay by 17 ms.
+LOOKS_A_TURN, ENDS_A_TURN = 64, 4
 GHOST_S = 10.0  # for so long a server holds a connection whose client went unheard
 
 
@@ -123,8 +126,9 @@ class Route:
         self.idle_s = idle_s
         self.idle_end = idle_end
         # Of each connection, by its client's side: the chunks it had carried, and since when no
-        # more. Looked at now and then, so that a chunk costs nothing.
-        self.activity: dict[Side, tuple[int, float]] = {}
+        # more. Looked at now and then, all in a round, so that a chunk costs nothing.
+        self.activity: deque[tuple[Side, int, float]] = deque()
+        self.unswept = 0
         self.next_sweep = NEVER
         self.sweep_s = idle_s / SWEEPS if idle_s else NEVER
         self.fault = ""  # what connections that come meet
@@ -468,8 +472,9 @@ class Relay:
 
     def _do_chores(self, now: float) -> None:
         """What is looked at now and then."""
-        while self._ghosts and self._ghosts[0][0] <= now:
-            self._abort(self._ghosts.popleft()[1])
+        for _ in range(ENDS_A_TURN):
+            if self._ghosts and self._ghosts[0][0] <= now:
+                self._abort(self._ghosts.popleft()[1])
         for route in self._routes:
             if route.next_sweep <= now:
                 self._sweep(route, now)
@@ -478,20 +483,30 @@ class Relay:
         self._chore_at = min(self._chore_at, ghost_at)
 
     def _sweep(self, route: Route, now: float) -> None:
-        """Ends what has carried nothing for too long."""
+        """Ends what has carried nothing for too long: a few in this turn, the rest in the next."""
         assert route.idle_s is not None
-        for client, (chunks, since) in list(route.activity.items()):
+        route.unswept = route.unswept or len(route.activity)
+        ends = 0
+        for _ in range(min(route.unswept, LOOKS_A_TURN)):
+            client, chunks, since = route.activity.popleft()
+            route.unswept -= 1
             if client.closed or client.lost:
-                del route.activity[client]
                 continue
             carried = client.chunks + client.peer.chunks
             if carried != chunks:
-                route.activity[client] = (carried, now)
-            elif now - since >= route.idle_s:
-                del route.activity[client]
-                self._dropped += 1
-                self._drop(client, route.idle_end, now)
-        route.next_sweep = now + route.sweep_s if route.activity else NEVER
+                since = now
+            if now - since < route.idle_s:
+                route.activity.append((client, carried, since))
+                continue
+            self._dropped += 1
+            self._drop(client, route.idle_end, now)
+            ends += 1
+            if ends == ENDS_A_TURN:
+                break
+        if route.unswept:
+            route.next_sweep = now
+        else:
+            route.next_sweep = now + route.sweep_s if route.activity else NEVER
 
     def _drop(self, client: Side, manner: str, now: float) -> None:
         server = client.peer
@@ -635,7 +650,7 @@ class Relay:
         self._accepted += 1
         now = perf_counter()
         if route.idle_s:
-            route.activity[client] = (0, now)
+            route.activity.append((client, 0, now))
             route.next_sweep = min(route.next_sweep, now + route.sweep_s)
             self._chore_at = min(self._chore_at, route.next_sweep)
         route.newcomers.append((now + route.rtt_s, client))

@@ -61,7 +61,6 @@ class Traps:
     def __init__(self, settings: Settings, cells: Sequence[Cell]) -> None:
         self._settings = settings
         self._cells = cells
-        self._places: dict[Key, Place] = {}
         self._firewalls: list[Firewall] = []
         self.link: Link | None = None
 
@@ -70,12 +69,11 @@ class Traps:
             self._stack = stack
             self._common = self._server()
             self.link = stack.enter_context(Link.open((self._common.host, self._common.port)))
-            for cell in self._cells:
-                key = key_of(cell)
-                if key not in self._places:
-                    self._places[key] = self._set(_idling(cell))
+            wanted = {key_of(cell): _idling(cell) for cell in self._cells}
+            self._places = {key: self._set(idling) for key, idling in wanted.items()}
             self.hiccups = stack.enter_context(HiccupMeter())
-            self.sampler = stack.enter_context(Sampler(self.servers()))
+            shown = [self.place(cell).server for cell in self._cells if cell.keep_requests]
+            self.sampler = stack.enter_context(Sampler(list(dict.fromkeys(shown))))
             self._stack = stack.pop_all()
         return self
 
@@ -130,9 +128,14 @@ class Traps:
             part.check()
 
     def _set(self, idling: Idling) -> Place:
+        trap = idling.trap
+        if trap == "firewall":
+            firewall = self._stack.enter_context(Firewall(int(idling.trap_s)))
+            self._firewalls.append(firewall)
+            server = self._server(_options(idling), firewall=firewall)
+            return Place(server, (server.host, server.port), passage=firewall.passage)
         server = self._server_for(idling)
         direct = (server.host, server.port)
-        trap = idling.trap
         if trap in LINK_ENDS:
             assert self.link is not None
             address = self.link.route(0.0, direct, idle_s=idling.trap_s, idle_end=LINK_ENDS[trap])
@@ -143,16 +146,11 @@ class Traps:
         if trap in BALANCERS:
             balancer = self._stack.enter_context(BALANCERS[trap](direct, idling.trap_s))
             return Place(server, balancer.address, hop=trap, balancer=balancer)
-        if trap == "firewall":
-            return Place(server, direct, passage=self._firewalls[-1].passage)
         return Place(server, direct)
 
     def _server_for(self, idling: Idling) -> Server:
         """The common one, where nothing of the trap is the server's own."""
-        options = {"tcp-keepalive": str(idling.server_keepalive_s)}
-        if idling.trap == "firewall":
-            self._firewalls.append(self._stack.enter_context(Firewall(int(idling.trap_s))))
-            return self._server(options, firewall=self._firewalls[-1])
+        options = _options(idling)
         if idling.trap == "redis timeout":
             return self._server(options | {"timeout": str(int(idling.trap_s))})
         if idling.apart or idling.server_keepalive_s != _keepalive_of(self._cells):
@@ -186,6 +184,10 @@ def _idling(cell: Cell) -> Idling:
     return cell.idling
 
 
+def _options(idling: Idling) -> dict[str, str]:
+    return {"tcp-keepalive": str(idling.server_keepalive_s)}
+
+
 def _keepalive_of(cells: Sequence[Cell]) -> int:
     return _idling(cells[0]).server_keepalive_s
 
@@ -214,8 +216,8 @@ class Sampler:
             raise self._trouble
 
     def rows(self, server: Server, start: float, end: float) -> list[ServerSnapshot]:
-        """Those within [start, end], in perf_counter seconds."""
-        return [row for row in list(self._rows[server]) if start <= row.at_s <= end]
+        """Those within [start, end], in perf_counter seconds; none of a server not looked at."""
+        return [row for row in list(self._rows.get(server, ())) if start <= row.at_s <= end]
 
     def _sample(self) -> None:
         due = clock()

@@ -334,6 +334,9 @@ def _cpu(each: pd.DataFrame) -> Verdict:
     if len(later):
         opened = 1e3 * later["server_connects"].sum() / later["requests"].sum()
         said += f"; in it {opened:.0f} connections opened anew for a thousand requests"
+        if opened:
+            each_us = 1e9 * points.value / (RATE_QPS * opened)
+            said += f", to which the difference comes at {each_us:.0f} µs for each"
     return Verdict(
         "C13",
         "That fix does not move Redis' CPU: the fault was in the client",
