@@ -64,7 +64,7 @@ def test_a_burst_that_came_too_late_makes_the_cell_invalid() -> None:
 
 
 def test_a_generator_that_was_late_makes_the_cell_invalid() -> None:
-    assert gates.burst_lag(0.015).passed
+    assert gates.burst_lag(0.010).passed
     late = gates.burst_lag(0.028)
     assert late.passed is False
     assert "28.0 ms behind" in late.reason

@@ -340,8 +340,9 @@ def _tipping_finding(known: pd.DataFrame) -> str:
     ]
     off = f"{100 * max(gaps):.1f} points off at most" if gaps else "not checked"
     return (
-        f"An acquire timeout of {si(ACQUIRE_S, 's')} needs more than {held_threads(ACQUIRE):.0f} "
-        f"threads, none more than {held_threads(NONE):.0f}; the predicted shares are {off}"
+        f"With an acquire timeout of {si(ACQUIRE_S, 's')} a service survives on more than "
+        f"{held_threads(ACQUIRE):.0f} threads, without on more than {held_threads(NONE):.0f}; the "
+        f"predicted shares are {off}"
     )
 
 
@@ -403,9 +404,9 @@ def _draw_tipping(known: pd.DataFrame, store: Store, title: str) -> Figure:
     tipping.set_ylim(0, 1.05)
     panel_title(faults, f"{ENOUGH} threads: by how Redis stops answering")
     for place, how in enumerate(FAULTS):
-        for policy in (NONE, ACQUIRE):
+        for policy, aside in ((NONE, -0.12), (ACQUIRE, 0.12)):
             own = part(known, policy, ENOUGH, how)["others_share"]
-            faults.plot(own, [place] * len(own), linestyle="", **marker(DEFENCES[policy]))
+            faults.plot(own, [place + aside] * len(own), linestyle="", **marker(DEFENCES[policy]))
     faults.set_yticks(range(len(FAULTS)), list(FAULTS))
     faults.set_ylim(len(FAULTS) - 0.5, -0.5)
     linear_axis(faults.xaxis, "share", "requests without Redis, served")

@@ -51,6 +51,7 @@ POOL_COUNTS = ("opened", "closed_idle", "closed_stale", "closed_error")
 LEAD_S = 0.01  # from the order to a burst's begin: its way to the worker, and the lead there
 LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not have run out
 OWN_FDS = 500
+MANY = 100  # connections, whose closing others would feel
 MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
 # Guesses at what things take, from trials; the timed-out first commands of a burst come on top.
 OPENING_S, PER_CONNECTION_S, PER_HANDSHAKE_S, BURST_S = 0.01, 0.00025, 0.0025, 0.02
@@ -283,6 +284,8 @@ class Dormitory:
 
     def _close(self, lane: Sleeper) -> None:
         self._ask(lane, "lane.close", [{"lane": lane.number}] * lane.cell.workers)
+        if lane.cell.pool_size >= MANY:
+            self._traps.settle(lane.place)
 
     def _ask(self, lane: Sleeper, verb: str, arguments: list[dict[str, Any]]) -> None:
         crew = self._crews[lane.cell.maker == ASYNCIO]

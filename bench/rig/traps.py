@@ -38,6 +38,7 @@ BALANCERS: dict[str, type[EnvoyBalancer] | type[HAProxyBalancer]] = {
 # A server holds those as well whose clients it was never told had left.
 MOST_HELD, OWN_FDS = 18_000, 500
 SAMPLE_S = 0.1
+LOOK_S, SETTLE_S = 0.005, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,21 @@ class Traps:
             "sever": lambda: link.severed(route=place.address),
         }
         return faults[outage.fault]()
+
+    def settle(self, place: Place) -> None:
+        """Blocks until that place's server and link are done with those who have left: for
+        thousands that takes a tenth of a second, which would befall whoever sends next."""
+        last, until = None, clock() + SETTLE_S
+        while clock() < until and (held := self._held(place)) != last:
+            last = held
+            time.sleep(LOOK_S)
+
+    def _held(self, place: Place) -> tuple[int | None, int]:
+        """How many connections the server and the link have."""
+        assert self.link is not None
+        told = place.server.snapshot_if_there()
+        relayed = self.link.stats().connections if place.hop == "link" else 0
+        return told.connected_clients if told else None, relayed
 
     def check(self) -> None:
         """Raise ApparatusLost if a part has ended."""

@@ -188,7 +188,7 @@ def _draw_dashboard(cpu: Axes, clients: Axes, row: Any, store: Store, start: flo
     clients.set_xlabel("time, s")
     peak = float(own["server_connections"].max())
     clients.annotate(
-        f"at most {peak:,.0f}: {peak / REDIS_MAXCLIENTS:.0%} of maxclients",
+        f"at most {peak:,.0f}: {si(peak / REDIS_MAXCLIENTS, 'share')} of maxclients",
         (0.98, 0.5), xycoords="axes fraction", ha="right", fontsize=8.5, color=MUTED,
         **OVER_LINES,
     )  # fmt: skip

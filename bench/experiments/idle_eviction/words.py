@@ -76,12 +76,10 @@ def _matrix_finding(found: pd.DataFrame) -> str:
 def _timeline_finding(known: pd.DataFrame) -> str:
     lanes = bursts(known[known["keep_requests"]])
     told = []
-    for arm in (NONE, FIX):
+    for arm, named in ((NONE, "undefended"), (FIX, "with the full fix")):
         own = after_gap(lanes[lanes["arm"] == arm])
         if len(own):
-            told.append(
-                f"{int(own['failed'].sum()):,} of {int(own['requests'].sum()):,} with {arm}"
-            )
+            told.append(f"{int(own['failed'].sum()):,} of {int(own['requests'].sum()):,} {named}")
     return f"The incident, requests that failed after the gap: {', '.join(told) or 'not measured'}"
 
 
