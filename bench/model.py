@@ -560,7 +560,7 @@ class Burst:
     whose connection was no fresh one, by what became of the first command on it. `overdue`: of
     these, those whose connection had been idle for longer than the trap allows; `overdue_failed`:
     and whose first command failed. `opened`, `closed_…`: connections, during the burst, by why. Of
-    the server: CPU and calls during the burst, and the most connections that it had.
+    the server: CPU, calls and refused connections during the burst, and the most that it had.
     `fault_…_s`: after the cell's begin, where something went wrong in it.
     """
 
@@ -587,6 +587,7 @@ class Burst:
     server_pings: int
     server_connects: int
     server_connections: int
+    server_rejected: int = 0
     fault_began_s: float | None = None
     fault_ended_s: float | None = None
 

@@ -120,6 +120,10 @@ def check(settings: Settings) -> dict[str, Any]:
     Raises PreflightError with what is missing and how to mend it.
     """
     planned = plan(settings)
+    if not any(block.cells for block in planned):
+        lacks = not_run(settings, owned=settings.url is None)
+        why = "; ".join(f"{each['experiment']}, {each['what']}: {each['why']}" for each in lacks)
+        raise PreflightError(f"nothing is left to run ({why})")
     cells = [cell for block in planned for cell in block.cells]
     limit = check_descriptors(planned)
     seconds = sum(map(expected_s, cells))

@@ -19,7 +19,8 @@
 # A pool is filled, lies idle for longer than something on the path allows, and a burst strikes it.
 # The traps are real: Redis' own settings, a network that drops what is idle, load balancers, and a
 # kernel's firewall. The defences are the client's, each alone and together. Time runs faster by one
-# factor for everything at once; times on this page are those of the world.
+# factor for everything at once. Traps, gaps and timers are named by their times in the world;
+# latencies and time axes are as they were measured, where a socket time-out of 5 s is shorter too.
 # All numbers on this page are read from the stored run.
 
 # %%

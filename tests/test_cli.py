@@ -514,6 +514,11 @@ def test_a_worker_without_a_server_to_load() -> None:
     refused(bench("worker"), "REDIS_URL")
 
 
+def test_a_server_of_yours_that_leaves_nothing_to_run_is_said_in_one_line() -> None:
+    asked = ("check", "--profile", "smoke", "--only", "idle_eviction,stuck_call")
+    refused(bench(*asked, url="redis://127.0.0.1:1"), "nothing is left to run (idle_eviction")
+
+
 @pytest.mark.parametrize("port", ["0", "99999"])
 def test_a_masters_port_out_of_range(port: str) -> None:
     refused(bench("worker", "--port", port), "--port", port, "must lie between")

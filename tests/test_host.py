@@ -229,6 +229,20 @@ def test_a_killed_companion_is_named_with_its_end(companion: host.Companion) -> 
         companion.close()
 
 
+def test_a_companion_can_be_closed_while_another_greenlet_waits_for_its_answer() -> None:
+    code = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import gevent, os, signal\n"
+        "from bench.rig.host import Companion\n"
+        "it = Companion('bench.rig.hiccup', name='it'); it.ask('mark')\n"
+        "os.kill(it.pid, signal.SIGSTOP)\n"
+        "asked = gevent.spawn(it.ask, 'mark'); gevent.sleep(0.1)\n"
+        "it.close(); asked.join(); print(type(asked.exception).__name__)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (told.returncode, told.stdout.strip()) == (0, "ApparatusLost"), told.stderr
+
+
 def test_a_companion_that_fails_is_quoted() -> None:
     broken = host.Companion("bench.rig.no_such_module", name="x")
     try:

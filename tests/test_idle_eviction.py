@@ -45,7 +45,7 @@ from bench.store import Store
 FIGURES = ["idle_matrix", "idle_timeline", "idle_first_commands", "idle_server"]
 KINDS = {"link reset": "reset", "link reset on next": "reset", "link silence": "time_out",
          "firewall": "time_out"}  # fmt: skip
-CLAIMS = ["C9", "C9b", "C10", "C11", "C12", "C12b", "C13"]
+CLAIMS = ["C9", "C9b", "C10", "C11", "C11b", "C12", "C12b", "C13"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Truth:
     """`killing`: whether a server at its defaults closes what is idle. `dead`: of the connections
     that a trap has closed, the share whose first command fails. `leaky`: requests that fail with
     the fix. `during`, `fixed`: server CPU of a burst on dead connections, and with the fix, beside
-    a healthy one. `below_server`: requests that fail with an idle timeout of 290 s."""
+    a healthy one. `below_server`: requests that fail with an idle timeout of 290 s. `…_clients`:
+    the share of the clients that the server still has after a gap, where an end is told and where
+    not; `rejected`: connections that it refuses."""
 
     killing: bool = False
     dead: float = 1.0
@@ -62,6 +64,9 @@ class Truth:
     during: float = 0.4
     fixed: float = 1.0
     below_server: int = 3
+    told_clients: float = 0.01
+    silent_clients: float = 1.0
+    rejected: int = 0
 
 
 def idling(cell: Cell) -> Idling:
@@ -109,9 +114,11 @@ def met(cell: Cell, truth: Truth) -> dict[str, Any]:
                 "overdue_failed": 50, "first": counts(ok=50, **{kind: 50})}  # fmt: skip
     if cell.arm == NONE:
         dead = round(truth.dead * 100)
+        remain = truth.silent_clients if own.trap in SILENT_TRAPS else truth.told_clients
         return {"outcomes": counts(ok=requests - dead, **{kind: dead}), "overdue": 100,
                 "overdue_failed": dead, "first": counts(ok=100 - dead, **{kind: dead}),
-                "cpu": truth.during}  # fmt: skip
+                "cpu": truth.during, "server_rejected": truth.rejected,
+                "server_connections": round(remain * cell.pool_size)}  # fmt: skip
     return {}
 
 
@@ -209,7 +216,7 @@ def test_the_full_factorial_leaves_out_no_level_and_no_pair() -> None:
 def test_as_the_usual_run_has_it(usual: Store) -> None:
     assert outcomes(usual) == {
         "C9": "supported", "C9b": "refuted", "C10": "supported", "C11": "supported",
-        "C12": "supported", "C12b": "refuted", "C13": "supported",
+        "C11b": "refuted", "C12": "supported", "C12b": "refuted", "C13": "supported",
     }  # fmt: skip
 
 
@@ -220,6 +227,9 @@ def test_as_the_usual_run_has_it(usual: Store) -> None:
         (Truth(dead=0.5), "C9", "refuted"),
         (Truth(dead=0.5), "C10", "refuted"),
         (Truth(during=1.4), "C11", "refuted"),
+        (Truth(rejected=1), "C11", "refuted"),
+        (Truth(told_clients=0.9), "C11b", "supported"),
+        (Truth(silent_clients=0.1), "C11", "refuted"),
         (Truth(leaky=1), "C12", "refuted"),
         (Truth(slow_bursts=1), "C12", "undecided"),
         (Truth(slow_bursts=2), "C12", "refuted"),

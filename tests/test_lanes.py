@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import os
 from typing import Any
 
@@ -11,7 +12,16 @@ import pytest
 from children import NO_SERVER, run_check
 
 from bench.analysis import gates
-from bench.model import OUTCOMES, Arrivals, Cell, Idling, Outage, PreflightError, Service
+from bench.model import (
+    OUTCOMES,
+    Arrivals,
+    Cell,
+    Idling,
+    Outage,
+    PreflightError,
+    Service,
+    Settings,
+)
 
 CHECKS = ("sleeps", "outage", "workers", "asyncio")
 
@@ -61,6 +71,23 @@ def test_a_burst_that_came_too_late_makes_the_cell_invalid() -> None:
     late = gates.gap(19.0, 14.0, 4.2)
     assert late.passed is False
     assert "5.0 s late" in late.reason
+
+
+def test_a_burst_may_come_no_later_than_the_next_timer() -> None:
+    from bench.load import sleepers
+
+    slept = Idling(trap="link silence", gap_s=8.8, trap_s=8.0, requests=60, volley=10)
+    asked = cell(idling=slept, max_idle_s=9.6)
+    assert sleepers._room_s(asked) == pytest.approx(0.8)
+    assert sleepers._room_s(dataclasses.replace(asked, max_idle_s=None)) == pytest.approx(2.64)
+
+
+def test_no_two_lanes_of_a_run_meet_the_same_arrivals() -> None:
+    from bench.rig.traps import Traps
+
+    traps = Traps(Settings(), [])
+    which = list(itertools.product(range(1, 7), range(40), range(3)))
+    assert len({traps.seed(*each) for each in which}) == len(which)
 
 
 def test_a_generator_that_was_late_makes_the_cell_invalid() -> None:

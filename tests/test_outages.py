@@ -165,16 +165,20 @@ def test_the_recovery_is_counted_from_the_faults_end() -> None:
     requests = pd.DataFrame({"at_s": at, "latency_s": np.where(slow, 0.3, 0.001),
                              "answered": True})  # fmt: skip
     assert recovery_s(requests, 0.25) == pytest.approx(0.2)
-    assert recovery_s(requests[~slow], 0.25) == 0.0
+    assert recovery_s(requests.assign(latency_s=0.001), 0.25) == 0.0
+    late = requests["latency_s"].where(~np.isclose(at, 0.7, atol=0.01), 0.1)
+    assert recovery_s(requests.assign(latency_s=late), 0.25) == pytest.approx(0.2)  # a blip
+    caught = requests["latency_s"].where(~np.isclose(at, -0.01, atol=0.01), 0.3)
+    assert recovery_s(requests.assign(latency_s=caught), 0.25) == pytest.approx(0.2)
     assert math.isnan(recovery_s(requests.assign(answered=at < 0), 0.25))
 
 
 def test_a_server_that_was_started_anew_counts_from_nothing() -> None:
     series = pd.DataFrame({"at_s": [0.0, 0.1, 0.2], "server_connects": [900.0, 1_000.0, 50.0],
                            "server_cpu_s": [1.0, 1.01, 0.005]})  # fmt: skip
-    rates = rates_of(series)
-    assert list(rates["connects_qps"].round()) == [1_000, 500]
-    assert list(rates["busy"].round(3)) == [0.1, 0.05]
+    rates = rates_of(series, fault_s=0.15)  # it was back in the middle of the last step
+    assert list(rates["connects_qps"].round()) == [1_000, 1_000]
+    assert list(rates["busy"].round(3)) == [0.1, 0.1]
 
 
 # Both
@@ -211,5 +215,5 @@ def test_invalid_cells_support_nothing(usual: Any) -> None:
 
 def test_no_number_is_typed_into_a_sentence(usual: Any) -> None:
     module, _ = usual
-    assert typed_numbers(module, r"_finding|_prose$|_told$", r"(?i)\bone\b", ("si",),
+    assert typed_numbers(module, r"_finding|_prose$|_told$", r"(?i)\bone\b|p99", ("si",),
                          fewest=5) == []  # fmt: skip

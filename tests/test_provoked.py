@@ -342,7 +342,7 @@ def check_the_only_worker_frozen_is_a_loss_within_the_time_out(bench: Bench) -> 
         told = "1 of 1 workers did not answer in time"
         bench.log.write(b"what the worker said last\n")
         bench.log.flush()
-        assert_lost(lambda: bench.measure(NEAR), told, "said last", "resume the run")
+        assert_lost(lambda: bench.measure(NEAR), told, "said last")
 
 
 def check_a_link_that_dies_is_named_before_the_workers_that_lose_it(bench: Bench) -> None:
@@ -407,7 +407,7 @@ def check_a_frozen_worker_is_lost_within_the_time_out() -> None:
         contextlib.closing(Store.create(Path(folder) / "run", {})) as store,
     ):
         told = "1 of 2 workers did not answer in time"
-        assert_lost(lambda: run(Settings(), store, mock.Mock()), told, "resume the run")
+        assert_lost(lambda: run(Settings(), store, mock.Mock()), told)
         (row,) = store.cells().to_dict("records")
         assert "workers: 1 of 2 lost" in row["invalid_reasons"]
         # What the lost worker sent is not somebody else's.

@@ -44,6 +44,7 @@ REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 1, "full": 5}
 BUCKET_S = 0.05
 SLOW = 3.0  # times the p99 before the fault: then a request is not as before
 AS_BEFORE = 0.99  # of the requests of a bucket
+STEADY = 3  # buckets in a row: a single late one afterwards is none of the storm's
 
 
 def plan(profile: Profile, workload: Workload, workers: int) -> Plan:
@@ -111,7 +112,7 @@ def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
     begun, ended = fault_of(row)
     during = requests[(requests["at_s"] >= 0) & (requests["at_s"] < ended - begun)]
     failed = int((~requests["answered"]).sum())
-    rates = rates_of(series)
+    rates = rates_of(series, ended - begun)
     after = rates[rates["at_s"] >= ended - begun]
     return Seen(
         recovery_s(requests, ended - begun),
@@ -122,34 +123,34 @@ def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
     )
 
 
-def rates_of(series: pd.DataFrame) -> pd.DataFrame:
+def rates_of(series: pd.DataFrame, fault_s: float) -> pd.DataFrame:
     """Connections a second and CPU of the server between one sample and the next; a server that
-    was started anew counts from nothing."""
+    was started anew counts from nothing, and from the fault's end on."""
     told = series[["at_s", "server_connects", "server_cpu_s"]].astype(float)
     steps = told.diff()
-    grown = steps.where(steps >= 0, told)
+    anew = steps["server_connects"] < 0
+    grown = steps.where(~anew, told)
+    took_s = steps["at_s"].where(~anew, told["at_s"] - fault_s)
     return pd.DataFrame(
         {
             "at_s": told["at_s"],
-            "connects_qps": grown["server_connects"] / steps["at_s"],
-            "busy": grown["server_cpu_s"] / steps["at_s"],
+            "connects_qps": grown["server_connects"] / took_s,
+            "busy": grown["server_cpu_s"] / took_s,
         }
     ).iloc[1:]
 
 
 def recovery_s(requests: pd.DataFrame, fault_s: float) -> float:
-    """From the fault's end to the first bucket from which on nearly all that come are answered as
-    quickly as before it."""
-    before = requests[requests["at_s"] < 0]["latency_s"]
+    """From the fault's end to the first of some buckets in a row in which nearly all that come are
+    answered as quickly as those that were done before it."""
+    before = requests[requests["at_s"] + requests["latency_s"] < 0]["latency_s"]
     limit_s = SLOW * float(before.quantile(0.99))
     good = requests["answered"] & (requests["latency_s"] <= limit_s)
     bucket = np.floor((requests["at_s"] - fault_s) / BUCKET_S)
     by = good.groupby(bucket).mean()
-    after = by[by.index >= 0]
-    bad = after[after < AS_BEFORE]
-    if after.empty or (len(bad) and bad.index[-1] == after.index[-1]):
-        return math.nan
-    return 0.0 if bad.empty else float((bad.index[-1] + 1) * BUCKET_S)
+    steady = (by[by.index >= 0] >= AS_BEFORE).rolling(STEADY).min()
+    ends = steady.index[steady == 1]
+    return float((ends[0] - STEADY + 1) * BUCKET_S) if len(ends) else math.nan
 
 
 def part(known: pd.DataFrame, pool: int, how: str, pause: str) -> pd.DataFrame:
@@ -181,6 +182,7 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
                 "p99 ms": digits(1e3 * burst_median(own, "latency_p99_s")),
                 "connections opened": round(burst_median(own, "server_connects")),
                 "server µs": digits(median_of(own, "server_cpu_us_per_op")),
+                "bound by": ", ".join(sorted(set(own["bound_by"]))),
                 "valid": f"{int(own['valid'].sum())} of {len(own)}",
             }
         )
@@ -204,10 +206,15 @@ def _findings(known: pd.DataFrame) -> dict[str, str]:
 def _latency_finding(known: pd.DataFrame) -> str:
     def lost(pause: str) -> str:
         own = known[(known["pause"] == pause) & known["valid"].astype(bool)]
-        return si(float(own["failed_share"].median()), "share") if len(own) else "–"
+        if own.empty:
+            return "an unknown share is"
+        low, high = float(own["failed_share"].min()), float(own["failed_share"].max())
+        if low == high:
+            return f"{si(high, 'share')} are"
+        return f"{si(low, 'share')} to {si(high, 'share')} are"
 
     return (
-        f"Of the requests that come while all is broken, {lost(AT_ONCE)} are lost where each is "
+        f"Of the requests that come while all is broken, {lost(AT_ONCE)} lost where each is "
         f"tried again {AT_ONCE}, and {lost(JITTER)} {JITTER}"
     )
 
@@ -239,6 +246,8 @@ def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
         for pool in POOLS:
             for row in part(known, pool, how, pause).itertuples():
                 _draw_worst(axes, requests_of(row, store), pool)
+                begun, ended = fault_of(row)
+                axes.axvline(ended - begun, color=pool_style(pool).colour, lw=1, ls=":")
         axes.set_xlim(-BEFORE_S, FAULT_S + AFTER_S)
         linear_axis(axes.xaxis, "s", "came after the fault began")
         axes.set_xlim(left=-BEFORE_S)
@@ -254,7 +263,8 @@ def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
         figure,
         f"{WORKERS} workers, {si(RATE_QPS, '/s')} in all, {RETRIES} retries. Solid: answered, "
         f"hollow markers: buckets of {si(BUCKET_S, 's')} in which requests were lost. Grey: the "
-        f"fault. {not_run(store.manifest, NAME)}",
+        "fault as asked for, dotted: when it was over for that pool. "
+        f"{not_run(store.manifest, NAME)}",
     )
     return figure
 
@@ -327,7 +337,10 @@ def _latency_prose(known: pd.DataFrame) -> str:
     return (
         f"A command has {RETRIES} retries. “{AT_ONCE}”: each follows the failure; “{JITTER}”: "
         f"after a pause that doubles, up to {si(PAUSES[JITTER], 's')}, and is drawn at random "
-        "up to that. Medians over replicates:\n\n" + "\n".join(lines)
+        f"up to that. As before: {si(AS_BEFORE, 'share')} of requests are answered within "
+        f"{SLOW:g} × the p99 from before the fault. Bound by the generator: a worker had so much "
+        "to open again that it sent late, so that its own CPU is in the time. Medians over "
+        "replicates:\n\n" + "\n".join(lines)
     )
 
 
@@ -338,7 +351,11 @@ def _told(own: pd.DataFrame) -> str:
         if math.isnan(recovery)
         else f"as before {si(recovery, 's')} after its end"
     )
-    return f"{own['failed'].median():.0f} requests lost, {back}"
+    lasted_s = float(np.median([np.subtract(*fault_of(row)[::-1]) for row in own.itertuples()]))
+    return (
+        f"{own['failed'].median():.0f} requests lost, {back}; the fault lasted "
+        f"{si(lasted_s, 's')}, bound by {', '.join(sorted(set(own['bound_by'])))}"
+    )
 
 
 def _server_prose(known: pd.DataFrame) -> str:

@@ -57,6 +57,7 @@ FEW, ENOUGH = 40, 100  # threads, on either side of the tipping point with an ac
 THREADS = (20, 40, 60, 80, 100, 160)
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 3, "full": 6}
 BUCKET_S = 0.05
+DOWN = 0.5  # served, in a bucket: fewer is a service that has collapsed
 
 NONE, ACQUIRE = "no timeout", "acquire timeout"
 POLICIES: dict[str, dict[str, Any]] = {
@@ -195,9 +196,9 @@ def _share(requests: pd.DataFrame) -> float:
 
 
 def _collapse_s(others: pd.DataFrame, length_s: float) -> float:
-    """When the first bucket begins in which fewer than half are served."""
+    """When the first bucket begins in which too few are served."""
     by = shares_over_time(others)
-    low = by[(by.index >= 0) & (by.index < length_s) & (by < 0.5)]
+    low = by[(by.index >= 0) & (by.index < length_s) & (by < DOWN)]
     return float(low.index[0]) if len(low) else math.nan
 
 
@@ -450,8 +451,10 @@ def _timeline_prose(known: pd.DataFrame) -> str:
                 lines.append(f"- {threads} threads, {policy}: {_told(own)}")
     return (
         f"A call holds its thread from the line of the pool until its end; a request that waits "
-        f"{si(PATIENCE_S, 's')} for a thread is given up. What came of it, by medians over "
-        "replicates:\n\n" + "\n".join(lines)
+        f"{si(PATIENCE_S, 's')} for a thread is given up. Collapsed: of the others, which need no "
+        f"Redis, fewer than {si(DOWN, 'share')} were served in a step of {si(BUCKET_S, 's')}. "
+        f"“{NONE}” leaves the pool's own of {si(float(known['acquire_timeout_s'].max()), 's')}. "
+        "What came of it, by medians over replicates:\n\n" + "\n".join(lines)
     )
 
 

@@ -78,7 +78,7 @@ class Companions:
             self.check()
         except ApparatusLost as loss:
             what = str(loss).rstrip(".")
-        return ApparatusLost(f"{what}; finished cells are kept: resume the run")
+        return ApparatusLost(what)
 
     def close(self) -> None:
         """End the processes. May be repeated."""

@@ -27,10 +27,10 @@ from bench.load.recorder import add_seconds, new_histogram
 from bench.model import (
     ASYNCIO,
     LANE_COLUMNS,
-    MOST_WORKERS,
     OUTCOMES,
     SILENT_TRAPS,
     BenchError,
+    BoundBy,
     Burst,
     Cell,
     Gate,
@@ -49,7 +49,7 @@ OK, RETRIED = OUTCOMES.index("ok"), OUTCOMES.index("ok after retry")
 LANE_TIMEOUT_S = 90.0
 POOL_COUNTS = ("opened", "closed_idle", "closed_stale", "closed_error")
 LEAD_S = 0.01  # from the order to a burst's begin: its way to the worker, and the lead there
-LATE = 0.3  # of its sleep a burst may come late: timers beyond that must not have run out
+LATE = 0.3  # of its sleep a burst may come late at most
 OWN_FDS = 500
 MANY = 100  # connections, whose closing others would feel
 MOST_DESCRIPTORS = 18_000  # of one process; more lanes at a time would save nothing
@@ -115,10 +115,10 @@ class Sleeper:
 class Dormitory:
     """All lanes of a block's cells, from the first opening to the last closing."""
 
-    def __init__(self, traps: Traps, crews: Crews, cells: Sequence[Cell], seed: int) -> None:
+    def __init__(self, traps: Traps, crews: Crews, cells: Sequence[Cell], block: int) -> None:
         self._traps = traps
         self._crews = crews
-        self._seed = seed
+        self._block = block
         self.began = clock()
         self._descriptors = min(MOST_DESCRIPTORS, raise_fd_limit(0) - OWN_FDS)
         self.sleepers = [
@@ -188,7 +188,8 @@ class Dormitory:
             "lane.open",
             [
                 {"lane": lane.number, "cell": fields, "address": place.address,
-                 "passage": place.passage, "seed": self._seed + lane.number * MOST_WORKERS + worker}
+                 "passage": place.passage,
+                 "seed": self._traps.seed(self._block, lane.number, worker)}
                 for worker in range(lane.cell.workers)
             ],
         )  # fmt: skip
@@ -213,7 +214,7 @@ class Dormitory:
         after = server.snapshot()
         if lane.cell.fault == "restart":
             before = dataclasses.replace(
-                after, calls={}, cpu_user_s=0.0, cpu_system_s=0.0, connections=0
+                after, calls={}, cpu_user_s=0.0, cpu_system_s=0.0, connections=0, rejected=0
             )
         rows = np.concatenate([_rows_of(answer) for answer in answers])
         pool = {name: sum(each.get(name, 0) for each in answers) for name in POOL_COUNTS}
@@ -243,7 +244,9 @@ class Dormitory:
         began = clock()
         with self._traps.faulty(lane.place, outage):
             time.sleep(outage.fault_s)
-        return began - self.began, clock() - self.began
+        ended = clock()
+        self._traps.restore(lane.place, outage)
+        return began - self.began, ended - self.began
 
     def _burst(
         self,
@@ -280,6 +283,7 @@ class Dormitory:
             server_pings=_calls(after, "ping") - _calls(before, "ping"),
             server_connects=(after.connections or 0) - (before.connections or 0),
             server_connections=most,
+            server_rejected=(after.rejected or 0) - (before.rejected or 0),
         )
 
     def _close(self, lane: Sleeper) -> None:
@@ -311,7 +315,7 @@ def measure_asleep(
     traps.hiccups.mark()
     pids = [*traps.pids, *(pid for crew in crews.values() for pid in crew.pids)]
     ours = [Process(pid, "a part", may_end=True) for pid in (os.getpid(), *pids)]
-    dormitory = Dormitory(traps, crews, cells, traps.seed(block))
+    dormitory = Dormitory(traps, crews, cells, block)
     start = _reading(ours)
     try:
         for cell, lanes in dormitory.run(told):
@@ -387,7 +391,7 @@ def observation(
         server_cpu_us_per_op=1e6 * sum(burst.server_cpu_s for burst in bursts) / requests,
         clock_step_s=max(lane.step_s for lane in lanes),
         workers_lost=0,
-        bound_by="users",
+        bound_by=_bound_by(bursts),
         valid=not reasons,
         invalid_reasons=reasons,
         doubts=gates.doubts(checks),
@@ -465,13 +469,26 @@ def _gates(cell: Cell, lanes: Sequence[Sleeper], machine: Machine) -> Iterator[G
     known = None if cell.fault == "restart" else {"get": served}
     yield gates.operations({"get": answered}, {"get": sends}, known)
     longest_s = max((burst.gap_s for burst in bursts if burst.cycle), default=0.0)
-    yield gates.gap(longest_s, _idling(cell).gap_s, LATE * _idling(cell).gap_s)
+    yield gates.gap(longest_s, _idling(cell).gap_s, _room_s(cell))
     # A foreign pool's own work is what is measured, as are an outage's line and its retries.
     if cell.maker == "ours" and cell.outage is None:
         yield gates.burst_lag(max(burst.send_lag_p99_s for burst in bursts))
     yield gates.clock(max(lane.step_s for lane in lanes), 0)
     yield gates.steal(machine.steal)
     yield gates.foreign_cpu(machine.foreign)
+
+
+def _room_s(cell: Cell) -> float:
+    """How late a burst may come: before the next timer that is to outlast the sleep."""
+    gap_s = _idling(cell).gap_s
+    timers = [time_s for time_s in (_idling(cell).trap_s, cell.max_idle_s or 0.0) if time_s > gap_s]
+    return min([LATE * gap_s, *(time_s - gap_s for time_s in timers)])
+
+
+def _bound_by(bursts: Sequence[Burst]) -> BoundBy:
+    """The generator, where it was late; else the load, of which a burst is all there is."""
+    lag = gates.burst_lag(max(burst.send_lag_p99_s for burst in bursts))
+    return "users" if lag.passed else "generator"
 
 
 def _series(traps: Traps, lanes: Sequence[Sleeper], began: float) -> list[dict[str, Any]]:

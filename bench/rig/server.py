@@ -73,8 +73,8 @@ class ServerSnapshot:
     """One `INFO`. `calls` maps command names to how often each ran since the server started.
 
     `connected_clients` counts our own control connection too; `at_s` is a perf_counter reading.
-    `connections`: how many it has taken since its start. None means the server does not say, is
-    on another machine (`fds`), or was asked for little.
+    `connections`, `rejected`: how many it has taken and refused since its start. None means the
+    server does not say, is on another machine (`fds`), or was asked for little.
     """
 
     at_s: float
@@ -87,6 +87,7 @@ class ServerSnapshot:
     used_memory_bytes: int
     fds: int | None
     connections: int | None = None
+    rejected: int | None = None
 
 
 def open_server(
@@ -266,6 +267,7 @@ class Server:
             used_memory_bytes=int(info["used_memory"]),
             fds=self._fds(),
             connections=info.get("total_connections_received"),
+            rejected=info.get("rejected_connections"),
         )
 
     def connect(self, address: tuple[str, int] | None = None) -> Connection:
@@ -322,7 +324,7 @@ class Server:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """An owned server is killed, and started again, empty but for its keys, at the same port.
+        """An owned server is killed, and started again, empty, at the same port.
 
         Raises PreflightError for a server that is not ours, ApparatusLost when it does not return.
         """
@@ -338,10 +340,10 @@ class Server:
             self._process = self._again()
             with self._turn:
                 self._is_away = False
-            self._refill()
+            self._control.connection_pool.disconnect()
 
-    def _refill(self) -> None:
-        self._control.connection_pool.disconnect()
+    def refill(self) -> None:
+        """Sets again the keys that it had."""
         if self._workload is not None:
             self.fill(self._workload)
 

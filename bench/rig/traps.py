@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from time import perf_counter as clock
 from typing import Any
 
-from bench.model import MOST_WORKERS, Cell, Fault, Idling, Outage, Settings, Trap
+from numpy.random import SeedSequence
+
+from bench.model import Cell, Fault, Idling, Outage, Settings, Trap
 from bench.rig.access import Access
 from bench.rig.firewall import Firewall
 from bench.rig.hiccup import HiccupMeter
@@ -89,8 +91,9 @@ class Traps:
         """What workers need to get in; each lane's address takes the place of the URL's."""
         return Access(self._common.url)
 
-    def seed(self, block: int) -> int:
-        return (self._settings.seed * 1_000 + block) * MOST_WORKERS
+    def seed(self, *which: int) -> int:
+        """For one worker's share of one lane, by block, lane and worker: no two are related."""
+        return int(SeedSequence([self._settings.seed, *which]).generate_state(1)[0])
 
     def servers(self) -> list[Server]:
         """Each of them once."""
@@ -118,6 +121,11 @@ class Traps:
             "sever": lambda: link.severed(route=place.address),
         }
         return faults[outage.fault]()
+
+    def restore(self, place: Place, outage: Outage) -> None:
+        """What a fault that is over has left undone: a server that was started anew has no keys."""
+        if outage.fault == "restart":
+            place.server.refill()
 
     def settle(self, place: Place) -> None:
         """Blocks until that place's server and link are done with those who have left: for

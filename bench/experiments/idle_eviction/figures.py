@@ -69,11 +69,12 @@ def figures(cells: pd.DataFrame, store: Store) -> dict[str, Figure]:
 def _draw_matrix(
     known: pd.DataFrame, found: pd.DataFrame, each: pd.DataFrame, store: Store, title: str
 ) -> Figure:
-    rows = [arm for arm in MATRIX if len(part(found, arm))]
+    rows = [arm for arm in MATRIX if (found["arm"] == arm).any()]
     traps = [trap for trap in TRAPS if (found["trap"] == trap).any()]
     figure, (axes,) = new_figure(title, size=(12.0, 1.6 + 0.36 * len(rows)))
     for (y, arm), (x, trap) in product(enumerate(rows), enumerate(traps)):
-        _draw_square(axes, x, y, part(found, arm, trap))
+        tried = (found["arm"] == arm) & (found["trap"] == trap)
+        _draw_square(axes, x, y, part(found, arm, trap), "invalid" if tried.any() else "–")
     axes.set_xlim(-0.5, len(traps) - 0.5)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks(range(len(traps)), [_trap_label(trap) for trap in traps])
@@ -101,9 +102,9 @@ def _trap_label(trap: str) -> str:
     return "\n".join(words) + time
 
 
-def _draw_square(axes: Axes, x: int, y: int, own: pd.DataFrame) -> None:
+def _draw_square(axes: Axes, x: int, y: int, own: pd.DataFrame, lacking: str) -> None:
     if own.empty:
-        axes.text(x, y, "–", ha="center", va="center", color=MUTED)
+        axes.text(x, y, lacking, ha="center", va="center", color=MUTED, fontsize=8.5)
         return
     share = float((own["failed"] + own["slow"]).sum() / own["requests"].sum())
     face = SHADES(min(1.0, share) ** 0.5) if share else GROUND

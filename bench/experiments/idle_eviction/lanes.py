@@ -34,6 +34,8 @@ REDIS_TIMEOUT_S = 300.0
 SERVER_KEEPALIVE_S = 300.0  # Redis' tcp-keepalive
 CLIENT_KEEPALIVE_S = 30.0  # redis-py, go-redis
 GAP_S = 420.0
+# Of the server at its defaults: beyond twice its keepalive, when it has given up whoever is silent.
+LONG_GAP_S = 640.0
 BELOW_S, ABOVE_S = 200.0, 600.0  # a pool's idle timeout
 BELOW_SERVER_S = 290.0  # the one of C12b
 SOCKET_TIMEOUT_S = 5.0  # redis-py's
@@ -129,7 +131,7 @@ class Scaled(NamedTuple):
     def trap_s(self, trap: Trap, seconds: float) -> float:
         return self.whole_s(seconds) if trap in ("redis timeout", "firewall") else self.s(seconds)
 
-    def check(self) -> None:
+    def check(self, how: str = "") -> None:
         """Raises PreflightError where rounding has put two timers in another order."""
         told = [
             ("the client's keepalive", self.whole_s(CLIENT_KEEPALIVE_S), CLIENT_KEEPALIVE_S),
@@ -143,9 +145,9 @@ class Scaled(NamedTuple):
         for (name, value, true), (other, higher, more) in itertools.pairwise(told):
             if not value < higher:
                 raise PreflightError(
-                    f"time scale {self.scale:g}: {name} ({true:g} s) becomes {value:g} s, which is "
-                    f"not below {other} ({more:g} s, {higher:g} s): they are counted in whole "
-                    "seconds; choose a smaller --time-scale"
+                    f"time scale {self.scale:g}{how}: {name} ({true:g} s) becomes {value:g} s, "
+                    f"which is not below {other} ({more:g} s, {higher:g} s): they are counted in "
+                    "whole seconds; choose a smaller --time-scale"
                 )
 
 
@@ -154,9 +156,9 @@ def plan(
 ) -> Plan:
     """One block: all lanes sleep side by side. One worker, however many the run has."""
     scaled = Scaled(time_scale if profile != "smoke" else 2 * time_scale)
-    scaled.check()
+    scaled.check("" if profile != "smoke" else " (twice what was asked for: the smoke profile)")
     if profile == "smoke":
-        rows = {name: PARTS[name] for name in (NONE, "passive")} | FIXES
+        rows = {name: PARTS[name] for name in (NONE, "passive", "idle below")} | FIXES
         cells = [_cell(scaled, t, name, row, workload) for t in SMOKE_TRAPS
                  for name, row in rows.items()]  # fmt: skip
         return Plan(tuple(cells), 1)
@@ -215,7 +217,8 @@ def _cell(
             requests=REQUESTS if silent else SOME,
         )
     elif name == NONE:
-        idling = dataclasses.replace(idling, lanes=LANES, fresh=True, requests=SOME)
+        gap_s = idling.gap_s if idling.trap_s else scaled.s(LONG_GAP_S)
+        idling = dataclasses.replace(idling, lanes=LANES, fresh=True, requests=SOME, gap_s=gap_s)
     else:
         idling = dataclasses.replace(idling, requests=FEWER)
     return _of(scaled, dataclasses.replace(idling, **changed), name, row, workload)

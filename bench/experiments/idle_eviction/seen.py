@@ -18,7 +18,6 @@ from bench.experiments.idle_eviction.lanes import (
     C12B,
     CLIENTS,
     FIX,
-    HUGE,
     NONE,
     PAIRS,
     PARTS,
@@ -36,10 +35,11 @@ AT_ONCE = ("closed", "reset", "broken pipe", "refused")
 
 
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
-    """The last attempts, with the world's time of each trap, `path_s`."""
+    """The last attempts, with the world's time of each trap, `path_s`; `huge`: the incident's own
+    two, before the fix and after it, which are shown and not judged."""
     known = last_attempts(cells)
     path_s = (known["trap_s"].astype(float) * known["scale"].astype(float)).round(-1)
-    return known.assign(path_s=path_s, huge=known["pool_size"] == HUGE)
+    return known.assign(path_s=path_s, huge=known["keep_requests"])
 
 
 def bursts(known: pd.DataFrame) -> pd.DataFrame:
@@ -52,8 +52,8 @@ def bursts(known: pd.DataFrame) -> pd.DataFrame:
 _NAMED = ("cell", "trap", "path_s", "arm", "huge", "valid")
 _BURST = ("cycle", "lane", "failed", "requests", "server_cpu_s")  # where there is none
 _COMBINED = (
-    "bursts", "requests", "failed", "slow", "slow_bursts", "share", "retried", "limit_s", "overdue",
-    "overdue_failed", "opened", "pings", "worst",
+    "bursts", "requests", "failed", "slow", "slow_bursts", "failed_bursts", "slowest_s", "share",
+    "retried", "limit_s", "overdue", "overdue_failed", "opened", "stale", "pings", "worst",
 )  # fmt: skip
 
 
@@ -114,6 +114,7 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
     )
     requests = int(outcomes.sum())
     failed = requests - int(outcomes[OK] + outcomes[RETRIED])
+    slowest_s = max((burst["latency_max_s"] for burst in later), default=math.nan)
     late = sum(burst["latency_max_s"] > limit_s for burst in later)
     slow = slow_count(cell, store, limit_s) if late else 0
     return {
@@ -128,16 +129,24 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
         "failed": failed,
         "slow": slow,
         "slow_bursts": late,
+        "failed_bursts": sum(_failed(burst) > 0 for burst in later),
+        "slowest_s": slowest_s,
         "share": (failed + slow) / requests,
         "retried": int(outcomes[RETRIED]),
         "limit_s": limit_s,
         "overdue": sum(b["overdue"] for b in cell.bursts),
         "overdue_failed": sum(b["overdue_failed"] for b in cell.bursts),
-        "opened": sum(b["server_connects"] for b in cell.bursts if b["cycle"] > 0),
-        "pings": sum(b["server_pings"] for b in cell.bursts if b["cycle"] > 0),
+        "opened": sum(b["server_connects"] for b in later),
+        "stale": sum(b["closed_stale"] for b in later),
+        "pings": sum(b["server_pings"] for b in later),
         "worst": _worst(outcomes, slow),
         **{f"first {name}": int(n) for name, n in zip(OUTCOMES, fates, strict=True)},
     }
+
+
+def _failed(burst: dict[str, Any]) -> int:
+    outcomes = burst["outcomes"]
+    return int(sum(outcomes) - outcomes[OK] - outcomes[RETRIED])
 
 
 def _worst(outcomes: Any, slow: int) -> str:

@@ -22,6 +22,7 @@ from bench.experiments.idle_eviction.seen import (
     part,
 )
 from bench.experiments.idle_eviction.verdicts import (
+    TIMED,
     during_before,
     fates,
     fix_ratios,
@@ -64,12 +65,16 @@ def _bad(own: pd.DataFrame) -> int:
 
 
 def _matrix_finding(found: pd.DataFrame) -> str:
-    traps = [trap for trap in TRAPS if len(part(found, NONE, trap))]
+    traps = [trap for trap in TIMED if len(part(found, NONE, trap))]
     hit = [trap for trap in traps if _bad(part(found, NONE, trap))]
     held = stops_all(found)
     if not hit:
         return "No request failed in any trap, with or without a defence"
-    alone = f"; what stops all of them: {', '.join(held)}" if held else "; nothing stops all"
+    alone = (
+        f"; what stops all of them: {', '.join(held)}"
+        if held
+        else "; nothing that was validly measured stops all"
+    )
     return f"Undefended, requests fail in {len(hit)} of {counted(len(traps), 'trap')}{alone}"
 
 
@@ -108,7 +113,7 @@ def _usual_fate(found: pd.DataFrame, traps: Sequence[str]) -> str:
 def _server_finding(each: pd.DataFrame) -> str:
     during = during_before(each)
     fix = fix_ratios(each)
-    told = f"{np.median(fix):.2f} × with the fix" if fix else "the fix was not measured"
+    told = f"{np.median(fix):.2f} × with the fix" if fix else "no valid cell has the fix"
     return (
         f"The server spends {np.median(during):.2f} × the CPU on the same burst while requests "
         f"fail, and {told}"
