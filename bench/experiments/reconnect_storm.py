@@ -239,8 +239,11 @@ def figures(cells: pd.DataFrame, store: Store) -> dict[str, Figure]:
 
 
 def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
-    figure, panels = new_figure(title, len(FAULTS), len(PAUSES), size=(13.0, 7.2))
-    for axes, (how, pause) in zip(panels, product(FAULTS, PAUSES), strict=True):
+    faults = [how for how in FAULTS if (known["how"] == how).any()]
+    figure, panels = new_figure(
+        title, len(faults), len(PAUSES), size=(13.0, 1.0 + 3.1 * len(faults))
+    )
+    for axes, (how, pause) in zip(panels, product(faults, PAUSES), strict=True):
         panel_title(axes, f"{how}; tried again {pause}")
         axes.axvspan(0, FAULT_S, color=MUTED, alpha=0.12, lw=0)
         for pool in POOLS:
@@ -258,7 +261,7 @@ def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
     )  # fmt: skip
     for axes in panels:
         axes.set_ylim(low, high)
-    _legend(figure)
+    _legend(figure, known)
     footnote(
         figure,
         f"{WORKERS} workers, {si(RATE_QPS, '/s')} in all, {RETRIES} retries. Solid: answered, "
@@ -286,7 +289,7 @@ def _draw_server(known: pd.DataFrame, store: Store, title: str) -> Figure:
         "connects_qps": ("most connections a second", "/s"),
         "server_busy": ("the server's highest CPU", "share"),
     }
-    rows = list(product(FAULTS, PAUSES))
+    rows = [each for each in product(FAULTS, PAUSES) if (known["how"] == each[0]).any()]
     for axes, (column, (name, unit)) in zip(panels, columns.items(), strict=True):
         panel_title(axes, name)
         for (place, (how, pause)), pool in product(enumerate(rows), POOLS):
@@ -299,7 +302,7 @@ def _draw_server(known: pd.DataFrame, store: Store, title: str) -> Figure:
         linear_axis(axes.xaxis, unit, name)  # type: ignore[arg-type]
     for axes in panels[1:]:
         axes.set_yticklabels([])
-    _legend(figure)
+    _legend(figure, known)
     footnote(
         figure,
         "From the fault's end on, in steps of a tenth of a second. A recovery that was not seen "
@@ -308,10 +311,11 @@ def _draw_server(known: pd.DataFrame, store: Store, title: str) -> Figure:
     return figure
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, known: pd.DataFrame) -> None:
     handles = [
         Line2D([], [], linestyle="", label=f"{pool:,}", **marker(pool_style(pool)))
         for pool in POOLS
+        if (known["pool_size"] == pool).any()
     ]
     figure.legend(
         handles=handles, title="pool of\neach worker", loc="outside right center", frameon=False

@@ -404,12 +404,13 @@ def _draw_tipping(known: pd.DataFrame, store: Store, title: str) -> Figure:
     linear_axis(tipping.yaxis, "share", "requests without Redis, served")
     tipping.set_ylim(0, 1.05)
     panel_title(faults, f"{ENOUGH} threads: by how Redis stops answering")
-    for place, how in enumerate(FAULTS):
+    shown = [how for how in FAULTS if (known["how"] == how).any()]
+    for place, how in enumerate(shown):
         for policy, aside in ((NONE, -0.12), (ACQUIRE, 0.12)):
             own = part(known, policy, ENOUGH, how)["others_share"]
             faults.plot(own, [place + aside] * len(own), linestyle="", **marker(DEFENCES[policy]))
-    faults.set_yticks(range(len(FAULTS)), list(FAULTS))
-    faults.set_ylim(len(FAULTS) - 0.5, -0.5)
+    faults.set_yticks(range(len(shown)), shown)
+    faults.set_ylim(len(shown) - 0.5, -0.5)
     linear_axis(faults.xaxis, "share", "requests without Redis, served")
     faults.set_xlim(0, 1.05)
     _legend(figure, [NONE, ACQUIRE], predicted=True)

@@ -142,7 +142,7 @@ class Dormitory:
                 self._open(fit, fit.first_due(now))
             else:
                 self._wait(asleep, now)
-            self._traps.check()
+            self._check()
             for lane in [each for each in asleep if each.cycle > each.idling.cycles]:
                 asleep.remove(lane)
                 self._close(lane)
@@ -173,9 +173,13 @@ class Dormitory:
             return False
         return max(total, relayed) <= self._descriptors
 
-    def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
+    def _check(self) -> None:
+        """Raises ApparatusLost when a part of the rig, or whoever runs lanes, has ended."""
+        self._traps.check()
         for crew in self._crews.values():
             crew.check()
+
+    def _wait(self, asleep: Sequence[Sleeper], now: float) -> None:
         soon = min((each.due for each in asleep), default=now)
         time.sleep(min(0.02, max(0.0, soon - now)))
 
@@ -391,7 +395,7 @@ def observation(
         server_cpu_us_per_op=1e6 * sum(burst.server_cpu_s for burst in bursts) / requests,
         clock_step_s=max(lane.step_s for lane in lanes),
         workers_lost=0,
-        bound_by=_bound_by(bursts),
+        bound_by=_bound_by(cell, bursts),
         valid=not reasons,
         invalid_reasons=reasons,
         doubts=gates.doubts(checks),
@@ -485,8 +489,11 @@ def _room_s(cell: Cell) -> float:
     return min([LATE * gap_s, *(time_s - gap_s for time_s in timers)])
 
 
-def _bound_by(bursts: Sequence[Burst]) -> BoundBy:
-    """The generator, where it was late; else the load, of which a burst is all there is."""
+def _bound_by(cell: Cell, bursts: Sequence[Burst]) -> BoundBy:
+    """The generator, where it was late; else the load, of which a burst is all there is. A service
+    is waited for by its callers, which is no lateness."""
+    if cell.service is not None:
+        return "users"
     lag = gates.burst_lag(max(burst.send_lag_p99_s for burst in bursts))
     return "users" if lag.passed else "generator"
 

@@ -72,6 +72,10 @@ class Display:
 
     def has(self, observation: Observation, seconds: float) -> None:
         """A cell is done that was expected to take `seconds`."""
+        if observation.attempt > 1:  # a step more than was planned
+            self._total += 1
+            if self._task is not None:
+                self._progress.update(self._task, total=self._total)
         mark = "" if observation.valid else f" invalid: {observation.invalid_reasons}"
         self._last = f"{observation.qps:,.0f}/s ({observation.bound_by}){mark} · "
         found = f"{observation.qps:,.0f}/s, bound by {observation.bound_by}{mark}"
