@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import special
 
@@ -23,6 +24,7 @@ from bench.experiments.idle_eviction.lanes import (
     C12B,
     FIX,
     JUST_BELOW,
+    LARGE,
     LONG_GAP_S,
     NAME,
     NONE,
@@ -209,11 +211,10 @@ def during_before(each: pd.DataFrame, traps: Sequence[Trap] = TIMED) -> list[flo
 
 
 def remaining(each: pd.DataFrame, traps: Sequence[Trap]) -> list[float]:
-    """Connected clients in an undefended lane's burst after the gap ÷ in its fresh one, 1 at most:
-    another lane may have come meanwhile."""
+    """Connected clients in an undefended lane's burst after the gap, as a share of its pool; 1 at
+    most, since another lane may have the same server."""
     own = each[(each["arm"] == NONE) & each["valid"] & ~each["huge"] & each["trap"].isin(traps)]
-    seen = own.set_index(["cell", "lane", "cycle"])["server_connections"].astype(float)
-    left = seen.xs(1, level="cycle") / seen.xs(0, level="cycle")
+    left = own[own["cycle"] == 1]["server_connections"] / LARGE
     return [float(share) for share in left.clip(upper=1.0).dropna()]
 
 
@@ -225,14 +226,16 @@ def _dashboard(
     outcome: Outcome = "undecided"
     if is_known(ratio):
         clients = remaining(each, traps)
+        usual = float(np.median(clients))
         rejected = int(each[each["trap"].isin(traps)]["server_rejected"].sum())
         stay = min(clients) >= STAY
         outcome = "supported" if ratio.high <= HEALTHY and stay and not rejected else "undecided"
-        if ratio.low > HEALTHY or max(clients) < STAY or rejected:
+        if ratio.low > HEALTHY or usual < STAY or rejected:
             outcome = "refuted"
         reason = (
-            f"CPU {as_factor(ratio)}; of the connected clients {si(min(clients), 'share')} to "
-            f"{si(max(clients), 'share')} are left; {rejected} connections refused"
+            f"CPU {as_factor(ratio)}; of the pool's connections {si(min(clients), 'share')} to "
+            f"{si(max(clients), 'share')} are left at the server, {si(usual, 'share')} in the "
+            f"median; {counted(rejected, 'connection')} refused"
         )
     huge = known[known["huge"] & (known["arm"] == NONE)] if len(known) else known
     if len(huge) and huge["trap"].iloc[0] in traps:
@@ -247,8 +250,8 @@ def _dashboard(
         f"Meanwhile the server's dashboard looks healthy, {where}",
         "server CPU of a burst on dead connections ÷ that of the same burst on fresh ones, by "
         f"lane: supported where the 95 % interval ends below {HEALTHY:g}, {STAY:.0%} or more of "
-        "the clients are still connected in every lane, and none was refused; refuted where it "
-        "begins above, fewer are in every lane, or one was",
+        "the pool are still connected in every lane, and no connection was refused; refuted where "
+        "it begins above, fewer are in the median, or one was",
         outcome, reason, {"server CPU, during ÷ before": ratio}, _rests_on(own),
     )  # fmt: skip
 
