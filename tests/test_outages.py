@@ -176,7 +176,7 @@ def test_the_recovery_is_counted_from_the_faults_end() -> None:
 def test_a_server_that_was_started_anew_counts_from_nothing() -> None:
     series = pd.DataFrame({"at_s": [0.0, 0.1, 0.2], "server_connects": [900.0, 1_000.0, 50.0],
                            "server_cpu_s": [1.0, 1.01, 0.005]})  # fmt: skip
-    rates = rates_of(series, fault_s=0.15)  # it was back in the middle of the last step
+    rates = rates_of(series, started_s=0.15)  # in the middle of the last step
     assert list(rates["connects_qps"].round()) == [1_000, 1_000]
     assert list(rates["busy"].round(3)) == [0.1, 0.1]
 

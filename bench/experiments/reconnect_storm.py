@@ -112,7 +112,7 @@ def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
     begun, ended = fault_of(row)
     during = requests[(requests["at_s"] >= 0) & (requests["at_s"] < ended - begun)]
     failed = int((~requests["answered"]).sum())
-    rates = rates_of(series, ended - begun)
+    rates = rates_of(series, FAULT_S)
     after = rates[rates["at_s"] >= ended - begun]
     return Seen(
         recovery_s(requests, ended - begun),
@@ -123,14 +123,14 @@ def _seen(row: Any, store: Store, series: pd.DataFrame) -> Seen:
     )
 
 
-def rates_of(series: pd.DataFrame, fault_s: float) -> pd.DataFrame:
+def rates_of(series: pd.DataFrame, started_s: float) -> pd.DataFrame:
     """Connections a second and CPU of the server between one sample and the next; a server that
-    was started anew counts from nothing, and from the fault's end on."""
+    was started anew counts from nothing, and from its start on."""
     told = series[["at_s", "server_connects", "server_cpu_s"]].astype(float)
     steps = told.diff()
     anew = steps["server_connects"] < 0
     grown = steps.where(~anew, told)
-    took_s = steps["at_s"].where(~anew, told["at_s"] - fault_s)
+    took_s = steps["at_s"].where(~anew, told["at_s"] - started_s)
     return pd.DataFrame(
         {
             "at_s": told["at_s"],
@@ -207,14 +207,14 @@ def _latency_finding(known: pd.DataFrame) -> str:
     def lost(pause: str) -> str:
         own = known[(known["pause"] == pause) & known["valid"].astype(bool)]
         if own.empty:
-            return "an unknown share is"
+            return "an unknown share is lost"
         low, high = float(own["failed_share"].min()), float(own["failed_share"].max())
         if low == high:
-            return f"{si(high, 'share')} are"
-        return f"{si(low, 'share')} to {si(high, 'share')} are"
+            return f"{si(high, 'share')} are lost"
+        return f"{si(low, 'share')} to {si(high, 'share')} are lost"
 
     return (
-        f"Of the requests that come while all is broken, {lost(AT_ONCE)} lost where each is "
+        f"Of the requests that come while all is broken, {lost(AT_ONCE)} where each is "
         f"tried again {AT_ONCE}, and {lost(JITTER)} {JITTER}"
     )
 
@@ -305,7 +305,8 @@ def _draw_server(known: pd.DataFrame, store: Store, title: str) -> Figure:
     _legend(figure, known)
     footnote(
         figure,
-        "From the fault's end on, in steps of a tenth of a second. A recovery that was not seen "
+        "From the fault's end on, in steps of a tenth of a second; of a server that was started "
+        "anew, the first step is from its start on. A recovery that was not seen "
         f"has no point. CPU is of one core. {not_run(store.manifest, NAME)}",
     )
     return figure
@@ -371,8 +372,8 @@ def _server_prose(known: pd.DataFrame) -> str:
         if len(own := known[(known["how"] == how) & (known["pool_size"] == pool)])
     ]
     return (
-        f"Of {WORKERS} pools together, in the tenth of a second after the fault in which it was "
-        "most:\n\n" + "\n".join(lines)
+        f"Of {WORKERS} pools together, in the step after the fault in which it was most:\n\n"
+        + "\n".join(lines)
     )
 
 

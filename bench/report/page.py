@@ -162,7 +162,7 @@ def verdicts(run: Run) -> HTML | Markdown:
             "statement": verdict.statement,
             "outcome": verdict.outcome,
             "why": verdict.reason,
-            "rule, written before the data": verdict.rule,
+            "rule (before the data, unless it says so)": verdict.rule,
         }
         for verdict in judge(run.store, run.cells["experiment"].unique())
     ]

@@ -148,7 +148,8 @@ def _draw_timeline(
         figure,
         f"A server of its own for each; {si(BUCKET_S, 's')} a bar. Time runs {scale:g} × as fast "
         "as in the world: the gap stands for "
-        f"{si(scale * float(known['gap_s'].max()), 's')}. CPU is of one core.",
+        f"{si(scale * float(known[known['keep_requests']]['gap_s'].max()), 's')}. CPU is of one "
+        "core.",
     )
     return figure
 

@@ -251,7 +251,7 @@ def _dashboard(
         "server CPU of a burst on dead connections ÷ that of the same burst on fresh ones, by "
         f"lane: supported where the 95 % interval ends below {HEALTHY:g}, {STAY:.0%} or more of "
         "the pool are still connected in every lane, and no connection was refused; refuted where "
-        "it begins above, fewer are in the median, or one was",
+        "it begins above, fewer are in the median, or one was (clients were added after a run)",
         outcome, reason, {"server CPU, during ÷ before": ratio}, _rests_on(own),
     )  # fmt: skip
 
@@ -276,7 +276,8 @@ def _fix(found: pd.DataFrame) -> Verdict:
         f"no failure (error, no connection, or more than {SLOW:g} times the healthy p99) in "
         f"{REQUESTS_NEEDED:,} or more requests after a gap, stated as at most {ALLOWED:.2%}; "
         f"refuted by an error, or by slow requests in {SLOW_BURSTS} or more bursts, since one may "
-        "be the machine's doing; every part alone and together beside it",
+        "be the machine's doing (added after a run that had one); every part alone and together "
+        "beside it",
         outcome,
         f"{failed} of {requests:,} requests in {bursts_seen} bursts and "
         f"{counted(own['trap'].nunique(), 'trap')} failed{_slowest(own)}; "
