@@ -27,7 +27,7 @@ from bench.experiments.idle_eviction.lanes import (
     Scaled,
     plan,
 )
-from bench.experiments.idle_eviction.seen import combinations, measured
+from bench.experiments.idle_eviction.seen import combinations, measured, part
 from bench.experiments.idle_eviction.words import stops_all
 from bench.model import (
     SILENT_TRAPS,
@@ -253,6 +253,13 @@ def test_slow_answers_are_failures(usual: Store) -> None:
     assert int(retried["slow"].iloc[0]) == 100
     assert "retries" not in stops_all(found)
     assert FIX in stops_all(found)
+
+
+def test_the_incidents_own_lanes_are_shown_and_not_judged(usual: Store) -> None:
+    found = combinations(measured(usual.cells()), usual)
+    assert found["huge"].sum() == 2
+    for arm in (NONE, FIX):
+        assert len(part(found, arm)) == len(TRAPS)
 
 
 def test_a_trap_that_could_not_run_is_named_with_the_reason(tmp_path: Path) -> None:

@@ -715,9 +715,8 @@ class Pool(BlockingConnectionPool):
             self._open(place)
 
     def _close_slowly(self, chosen: Sequence[Any], reason: Reason, keeper: _Housekeeper) -> None:
-        """Close those of `chosen` that still lie idle, a few at a time with rests between. Five
-        hundred at once held up others under gevent for 25 ms and more; merely taking turns with
-        them, it still made their requests as late."""
+        """Close those of `chosen` that still lie idle, a few at a time with rests between: five
+        hundred at once held up others under gevent for 25 ms and more."""
         for begin in range(0, len(chosen), CLOSED_AT_ONCE):
             if self._housekeeper is not keeper:
                 return

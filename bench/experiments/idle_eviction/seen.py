@@ -68,7 +68,7 @@ def _burst_row(cell: Any, burst: dict[str, Any]) -> dict[str, Any]:
         "valid": bool(cell.valid),
         "ok": int(outcomes[OK]),
         "retried": int(outcomes[RETRIED]),
-        "failed": int(outcomes.sum() - outcomes[OK] - outcomes[RETRIED]),
+        "failed": _failed(burst),
         **{name: int(count) for name, count in zip(OUTCOMES, outcomes, strict=True)},
         **{f"first {name}": int(count) for name, count in zip(OUTCOMES, first, strict=True)},
         **{name: value for name, value in burst.items() if name not in ("outcomes", "first")},
@@ -113,7 +113,8 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
         np.sum([np.asarray(b[name]) for b in later], axis=0) for name in ("outcomes", "first")
     )
     requests = int(outcomes.sum())
-    failed = requests - int(outcomes[OK] + outcomes[RETRIED])
+    failed_in = [_failed(burst) for burst in later]
+    failed = sum(failed_in)
     slowest_s = max((burst["latency_max_s"] for burst in later), default=math.nan)
     late = sum(burst["latency_max_s"] > limit_s for burst in later)
     slow = slow_count(cell, store, limit_s) if late else 0
@@ -129,7 +130,7 @@ def _combination(cell: Any, store: Store, limit_s: float) -> dict[str, Any]:
         "failed": failed,
         "slow": slow,
         "slow_bursts": late,
-        "failed_bursts": sum(_failed(burst) > 0 for burst in later),
+        "failed_bursts": sum(count > 0 for count in failed_in),
         "slowest_s": slowest_s,
         "share": (failed + slow) / requests,
         "retried": int(outcomes[RETRIED]),
