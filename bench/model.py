@@ -23,7 +23,7 @@ TestOnBorrow = Literal["none", "passive", "ping"]
 Profile = Literal["smoke", "standard", "full"]
 BoundBy = Literal["users", "pool", "generator", "link", "server", "machine"]
 Process = Literal["constant", "poisson", "bursty", "spike", "trace"]
-Outcome = Literal["supported", "refuted", "undecided"]
+Outcome = Literal["supported", "refuted", "undecided", "not run"]
 # What ends an idle connection on its way: nothing (straight, or by the link), a server left at its
 # defaults, its `timeout`, the link in four manners, a load balancer, or a kernel's firewall.
 Trap = Literal[
@@ -482,7 +482,11 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A claim's outcome by the rule written before the data; `cells` are the ids it rests on."""
+    """A claim's outcome by the rule written before the data; `cells` are the ids it rests on.
+
+    `limits`: by the name of an estimate, the values that the rule holds its interval against.
+    `needs`: of what is undecided, what would decide it. `experiment`: who judges.
+    """
 
     claim: str
     statement: str
@@ -491,6 +495,9 @@ class Verdict:
     reason: str
     estimates: dict[str, Estimate]
     cells: tuple[str, ...]
+    limits: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    needs: str = ""
+    experiment: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ CONFIDENCE = 0.95
 TICK_S = 1e-6  # histograms count whole microseconds (rule 3 of the methods)
 PERCENTILES = (0.5, 0.9, 0.99, 0.999)
 POWER = 0.8  # the usual one for a smallest detectable difference
+MOST_REPLICATES = 10_000  # beyond it nobody waits for them
+RATIOS = ("×", "")  # units of what is told on logs
 EQUIVALENCE_REPLICATES = 5  # rule 5: from here up equivalence may be claimed
 
 Array = NDArray[np.float64]
@@ -153,6 +155,49 @@ def t_interval(values: Iterable[float | None], unit: str) -> Estimate:
         return Estimate(value, math.nan, math.nan, unit, known.size, (_too_few(known.size),))
     half = float(_half_width(known, CONFIDENCE))
     return Estimate(value, value - half, value + half, unit, known.size)
+
+
+def proportion(count: int, of: int) -> Estimate:
+    """A share with Clopper and Pearson's exact 95 % interval (Biometrika 26, 1934), as of
+    independent trials; blank where there were none."""
+    if not of:
+        return Estimate(math.nan, math.nan, math.nan, "share", 0)
+    tail = (1 - CONFIDENCE) / 2
+    low = special.betaincinv(count, of - count + 1, tail) if count else 0.0
+    high = special.betaincinv(count + 1, of - count, 1 - tail) if count < of else 1.0
+    return Estimate(count / of, float(low), float(high), "share", of)
+
+
+def times_the_data(found: Estimate, limits: Iterable[float]) -> float:
+    """By which factor more replicates would tell `found` from every limit that lies within its
+    interval, if value and scatter stay as they are; 1 where none lies within; infinite where it
+    would take more than `MOST_REPLICATES`.
+
+    An interval is as wide as Student's t over √n, a ratio's on logs.
+    """
+    within = [limit for limit in limits if found.low <= limit <= found.high]
+    if not within:
+        return 1.0
+    away = min(_in_widths(found, limit) for limit in within)
+    at = np.arange(found.n, MOST_REPLICATES + 1)
+    widths = special.stdtrit(at - 1, (1 + CONFIDENCE) / 2) / np.sqrt(at)
+    enough_ = at[widths < away * widths[0]]
+    return float(enough_[0] / found.n) if len(enough_) else math.inf
+
+
+def ways_out(ratio: Estimate, margin: float) -> tuple[float, ...]:
+    """The limits of whichever takes less data: that the ratio differs from 1, or that it is 1
+    within `margin`."""
+    ways = ((1.0,), (1 - margin, 1 + margin))
+    return min(ways, key=lambda limits: times_the_data(ratio, limits))
+
+
+def _in_widths(found: Estimate, limit: float) -> float:
+    """How far `limit` lies from the value, in half intervals on its side."""
+    end = found.high if limit > found.value else found.low
+    if found.unit in RATIOS and found.low > 0 and limit > 0:
+        return abs(math.log(limit / found.value) / math.log(end / found.value))
+    return abs((limit - found.value) / (end - found.value))
 
 
 def _too_few(n: int) -> str:

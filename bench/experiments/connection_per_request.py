@@ -55,6 +55,9 @@ from bench.store import Store
 NAME = "connection_per_request"
 NOTEBOOK = "connection_cost"
 QUESTION = "What does a connection per request cost, beside a pooled one?"
+CLAIMS = {
+    "C3": "A connection per request turns every read into a tax of several milliseconds",
+}
 
 Mode = Literal["pooled", "per request"]
 POOLED: Mode = "pooled"
@@ -363,6 +366,7 @@ def _judge(known: pd.DataFrame, store: Store, claim: str, environment: Environme
         "; ".join(said),
         {"tax": found, **effects},
         tuple(pair.cells["cell"].unique()),
+        {"tax": (TAX_S,)},
     )
 
 

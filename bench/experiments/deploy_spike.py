@@ -54,6 +54,9 @@ from bench.store import Store
 
 NAME = "deploy_spike"
 QUESTION = "Does a big pool absorb the spike of a deploy?"
+CLAIMS = {
+    "C14": "A big pool absorbs the spike of a deploy",
+}
 
 Situation = Literal["network", "server"]
 Shape = Literal["burst", "step"]
@@ -356,8 +359,14 @@ def _judge(known: pd.DataFrame, claim: str, pair: Versus, statement: str) -> Ver
         why = _why_unknown(of)
         reason = "; ".join(filter(None, [reason, f"{', '.join(unknown)}: {why}"]))
     return Verdict(
-        claim, statement, RULE, outcome, f"{pair.name}: {reason}", found, tuple(of["cell"].unique())
-    )
+        claim, statement, RULE, outcome, f"{pair.name}: {reason}", found,
+        tuple(of["cell"].unique()), {name: _limits(ratio) for name, ratio in found.items()},
+    )  # fmt: skip
+
+
+def _limits(ratio: Estimate) -> tuple[float, ...]:
+    """What it would have to be told from: above one it refutes, below the other it supports."""
+    return (LESS,) if ratio.value >= LESS else (1.0,)
 
 
 RULE = (

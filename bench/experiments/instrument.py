@@ -81,6 +81,12 @@ from bench.store import Store
 
 NAME = "instrument"
 QUESTION = "Can the figures of this run be trusted?"
+CLAIMS = {
+    "I1": "Latency percentiles hold what callers wait while the server is stopped",
+    "I2": "Two measurements of the same cell are not told apart",
+    "I3": "Arrivals leave when they are due",
+    "I4": "Under twice its load a pool carries what it can",
+}
 
 REPLICATES: dict[Profile, int] = {"smoke": 1, "standard": 5, "full": 10}
 SHORT_S: dict[Profile, float] = {"smoke": 0.4, "standard": 0.5, "full": 1.0}
@@ -271,7 +277,7 @@ def _judge_proof(cells: pd.DataFrame, store: Store) -> Verdict:
     outcome, reason = _proof_outcome(ran, stops)
     return Verdict(
         "I1",
-        "Latency percentiles hold what callers wait while the server is stopped",
+        CLAIMS["I1"],
         f"p90, p95 and p99 within {_percent(PROOF_WITHIN)} of D(1 − (1 − q)T/D), and none of those "
         f"timed on the wire is; server at most {_percent(PROOF_SERVER_BUSY)} busy, nothing "
         f"dropped, backlog at least {PROOF_BACKLOG:g} λD",
@@ -339,13 +345,14 @@ def _judge_same(cells: pd.DataFrame) -> Verdict:
         outcome, reason = "undecided", few
     return Verdict(
         "I2",
-        "Two measurements of the same cell are not told apart",
+        CLAIMS["I2"],
         f"at most {_percent(FALSE_CALLS)} of comparisons by {COMPARED_REPLICATES} pairs call a "
         "difference (95 % interval of the ratio without 1); chance exceeds that now and then: "
         f"refuted where the {_percent(SURELY)} interval over all pairs leaves out 1 for a figure",
         outcome, reason,
         {COMPARED[each.column]: each.ratio for each in found},
         tuple(cells[cells["arm"].isin(ARMS)]["cell"].unique()),
+        needs="" if few else "another run: chance alone calls more than that now and then",
     )  # fmt: skip
 
 
@@ -367,7 +374,7 @@ def _judge_schedule(cells: pd.DataFrame) -> Verdict:
     return _judge_rows(
         Verdict(
             "I3",
-            "Arrivals leave when they are due",
+            CLAIMS["I3"],
             f"at {SCHEDULE_QPS:,.0f}/s and {si(SCHEDULE_RTT_S, 's')}: at least "
             f"{_percent(SERVED, 1)} served, send lag p50 at most {LAG_P50_S * 1e3:g} ms and p99 at "
             f"most {LAG_P99_S * 1e3:g} ms, the worker at most {_percent(BUSY)} of a core",
@@ -383,7 +390,7 @@ def _judge_overload(cells: pd.DataFrame) -> Verdict:
     verdict = _judge_rows(
         Verdict(
             "I4",
-            "Under twice its load a pool carries what it can",
+            CLAIMS["I4"],
             f"at least {_percent(CARRIED)} of what the same pool carries in a closed loop, and by "
             "more than the spread of a cell that is measured again (A/A)",
             "undecided", "", {}, (),

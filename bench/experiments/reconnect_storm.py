@@ -31,6 +31,7 @@ from bench.store import Store
 
 NAME = "reconnect_storm"
 QUESTION = "What does a pool's size, and a pause between attempts, make of a reconnect storm?"
+CLAIMS: dict[str, str] = {}  # it shows; others decide
 
 WORKERS = 2
 POOLS = (20, 500, 2_500)  # of each worker

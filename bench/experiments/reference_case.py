@@ -62,6 +62,12 @@ from bench.store import Store
 
 NAME = "reference_case"
 QUESTION = "What do 10,000 requests a second at 1 ms need, and what does a pool of 5,000 add?"
+CLAIMS = {
+    "C5": "10,000 requests a second at 1 ms keep about 10 calls in flight, and a pool of 20 covers "
+    "that with headroom",
+    "C6": "At that load a pool of 5,000 adds nothing but idle descriptors on client, server and "
+    "all between",
+}
 
 QPS, HOLD_S = 10_000.0, 1e-3
 IN_FLIGHT = QPS * HOLD_S
@@ -453,6 +459,7 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
 
 C6 = {"C6a": LIFO, "C6b": FIFO, "C6c": LAZY}
 CASE = f"{QPS:,.0f} requests/s at {si(HOLD_S, 's')}"
+BOUNDS = (IN_FLIGHT * (1 - ABOUT), IN_FLIGHT * (1 + ABOUT))
 AROUND = f"{IN_FLIGHT:g} ± {100 * ABOUT:.0f} %"
 WHEN = (
     f"W₀ within {100 * HOLD_WITHIN:.0f} % of {si(HOLD_S, 's')} in a prefilled pool of {CONTROL}, "
@@ -472,6 +479,7 @@ def _judge_mean(cells: pd.DataFrame) -> Verdict:
         unfit or said,
         {"mean in flight": found.in_flight, "W₀": found.hold},
         _ids(poisson(cells, CONTROL)),
+        {"mean in flight": BOUNDS},
     )
 
 
@@ -487,6 +495,7 @@ def _judge_peak(cells: pd.DataFrame, store: Store) -> Verdict:
         unfit or _peak_said(found),
         {} if found is None else {"p99 in flight": found.p99},
         _ids(poisson(cells, CONTROL)),
+        {"p99 in flight": BOUNDS},
     )
 
 
@@ -506,7 +515,7 @@ def _largest_said(found: InFlight) -> str:
 
 
 def _about(estimate: Estimate) -> Outcome:
-    low, high = IN_FLIGHT * (1 - ABOUT), IN_FLIGHT * (1 + ABOUT)
+    low, high = BOUNDS
     if estimate.low > high or estimate.high < low:
         return "refuted"
     return "supported" if low <= estimate.low and estimate.high <= high else "undecided"
@@ -571,7 +580,21 @@ def _judge_headroom(cells: pd.DataFrame, store: Store, claim: str, arriving: Arr
         reason,
         told if len(found.cells) else {},
         _ids(arriving.own),
+        {"found empty, calm": (MOST_SHARE,), "wait p99, calm": (LONG_WAIT_S,)},
+        _headroom_needs(cells, store, arriving),
     )
+
+
+def _headroom_needs(cells: pd.DataFrame, store: Store, arriving: Arriving) -> str:
+    """What would decide it where more of the same would not: another machine."""
+    still = quiet(controlled(cells, arriving.own))
+    if replicates_in(still) < REPLICATES_NEEDED:
+        return (
+            f"a machine whose cores stay below {si(QUIET_CORE, 'share')} busy at {CASE}: more cores"
+        )
+    if not bunching(cells, store) <= BUNCHED:
+        return "a machine that does not bunch the arrivals: more cores, nobody else on them"
+    return ""
 
 
 def _headroom_outcome(cells: pd.DataFrame, store: Store, arriving: Arriving) -> tuple[Outcome, str]:
@@ -668,6 +691,7 @@ def _judge_added(cells: pd.DataFrame, claim: str, variant: Variant) -> Verdict:
         outcome, reason,
         {each.name: each.ratio for each in found},
         _ids(pd.concat([large, covers[covers["block"].isin(large["block"])]])),
+        {each.name: (1 - SAME, 1 + SAME) for each in found},
     )  # fmt: skip
 
 

@@ -31,7 +31,13 @@ from bench.analysis.replicates import (
     replicates_in,
 )
 from bench.analysis.sentences import as_factor, counted, not_run, why_undecided
-from bench.analysis.statistics import Equivalence, equivalence, log_t_interval, t_interval
+from bench.analysis.statistics import (
+    Equivalence,
+    equivalence,
+    log_t_interval,
+    t_interval,
+    ways_out,
+)
 from bench.figures.axes import linear_axis
 from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, GROUND, INK, MUTED, VIAS, Style, marker
@@ -53,6 +59,10 @@ from bench.store import Store
 NAME = "shared_pool"
 NOTEBOOK = "sharing"
 QUESTION = "Does a pooler that processes share cost more than it saves?"
+CLAIMS = {
+    "C7": "A pool per process is right: sharing one across processes adds a layer that costs more "
+    "than it saves",
+}
 
 WAYS: tuple[Via, ...] = ("direct", "envoy", "twemproxy")
 POOLERS: tuple[Via, ...] = ("envoy", "twemproxy")
@@ -272,6 +282,7 @@ def _judge(known: pd.DataFrame, store: Store, claim: str, via: Via, what: str) -
         said if is_known(found) else _why(known, store, via),
         {"shared ÷ direct": found, "CPU difference per worker": break_even(known, via).slope},
         tuple(own["cell"].unique()),
+        {"shared ÷ direct": ways_out(found, MARGIN)},
     )
 
 

@@ -45,6 +45,9 @@ from bench.store import Store
 
 NAME = "stuck_call"
 QUESTION = "Does an acquire timeout keep one stuck Redis from taking the service down?"
+CLAIMS = {
+    "C8": "An acquire timeout keeps one stuck Redis from taking the service down",
+}
 
 RATE_QPS = 2_000.0
 OTHER_SHARE, OTHER_S = 0.5, 0.002
@@ -255,7 +258,7 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
     return [
         Verdict(
             "C8",
-            "An acquire timeout keeps one stuck Redis from taking the service down",
+            CLAIMS["C8"],
             f"where threads exceed arrivals × time-out ({ENOUGH}): {SERVED:.0%} or more of the "
             f"other requests served with it, and below {STARVED:.0%} without; refuted where the "
             "interval of either lies on the other side",
@@ -263,6 +266,7 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
             f"{reason}; {lacking}" if lacking else reason,
             {"others served, with": with_it, "others served, without": without},
             tuple(own["cell"].unique()),
+            {"others served, with": (SERVED,), "others served, without": (STARVED,)},
         )
     ]
 

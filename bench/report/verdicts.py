@@ -1,17 +1,42 @@
-"""The claims of a run's experiments, judged from its stored cells."""
+"""The claims, judged from a run's stored cells; and what would decide those that are open."""
 
 from __future__ import annotations
 
+import math
+import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from types import ModuleType
+from typing import NamedTuple
 
 import pandas as pd
 
-from bench.analysis.replicates import last_attempts
-from bench.analysis.sentences import counted
-from bench.experiments import chosen
-from bench.model import Verdict
+from bench.analysis.replicates import APPARATUS, REPLICATES_NEEDED, is_known, last_attempts
+from bench.analysis.sentences import counted, not_run
+from bench.analysis.statistics import times_the_data
+from bench.experiments import chosen, discover
+from bench.model import Outcome, Verdict
 from bench.store import Store
+
+NOT_RUN: Outcome = "not run"
+
+
+class Claim(NamedTuple):
+    """A claim as a whole: the verdicts on its parts, or on the environments it was tried in."""
+
+    id: str
+    statement: str
+    experiment: str
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def outcome(self) -> str:
+        """One for all parts, or how many of them came out how."""
+        outcomes = Counter(verdict.outcome for verdict in self.verdicts)
+        if len(outcomes) == 1:
+            return str(*outcomes)
+        return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
 
 
 def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
@@ -21,7 +46,7 @@ def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
     """
     cells = store.cells()
     verdicts = [
-        _with_doubts(verdict, cells)
+        _finished(verdict, module, cells, store)
         for module in chosen(tuple(experiments))
         for verdict in module.claims(cells[cells["experiment"] == module.NAME], store)
     ]
@@ -30,16 +55,75 @@ def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
     return verdicts
 
 
+def judge_all(store: Store) -> list[Verdict]:
+    """Every claim there is, those of experiments that the run does not hold as not run."""
+    held = store.experiments()
+    absent = [module for name, module in discover().items() if name not in held]
+    return judge(store, held) + [each for module in absent for each in _absent(module, store)]
+
+
 def decide(store: Store) -> list[Verdict]:
     """Judge all there is, and write verdicts.json."""
-    verdicts = judge(store, store.experiments())
+    verdicts = judge_all(store)
     store.note_verdicts(verdicts)
     return verdicts
 
 
-def _with_doubts(verdict: Verdict, cells: pd.DataFrame) -> Verdict:
-    """What was only reported of its cells is said beside it: stalls, steal, others' work."""
+def by_claim(verdicts: Iterable[Verdict]) -> list[Claim]:
+    """The verdicts under the claims that they are parts of, in the order of the claims' ids."""
+    verdicts = list(verdicts)
+    found = []
+    for name, module in discover().items():
+        own = [verdict for verdict in verdicts if verdict.experiment == name]
+        for id_, statement in module.CLAIMS.items():
+            parts = tuple(v for v in own if claim_of(v.claim, module) == id_)
+            if parts:
+                found.append(Claim(id_, statement, name, parts))
+    return sorted(found, key=lambda claim: _order(claim.id))
+
+
+def claim_of(part: str, experiment: ModuleType) -> str:
+    """The id of the claim that a verdict is a part of: the longest that it begins with."""
+    ids: list[str] = [id_ for id_ in experiment.CLAIMS if part.startswith(id_)]
+    return max(ids, key=len)
+
+
+def _order(id_: str) -> tuple[str, int, str]:
+    """C9 comes before C9b, and that before C10; the instrument's own after them."""
+    kind, number, part = re.fullmatch(r"([A-Z]+)(\d+)(.*)", id_).groups()  # type: ignore[union-attr]
+    return kind, int(number), part
+
+
+def _absent(module: ModuleType, store: Store) -> list[Verdict]:
+    why = f"the run holds no cell of it: {_measuring(module.NAME, store)}"
+    return [
+        Verdict(id_, statement, "", NOT_RUN, why, {}, (), experiment=module.NAME)
+        for id_, statement in module.CLAIMS.items()
+    ]
+
+
+def _finished(verdict: Verdict, module: ModuleType, cells: pd.DataFrame, store: Store) -> Verdict:
+    """With what stands beside every verdict: who judged, its doubts, and what it still needs."""
     own = last_attempts(cells[cells["cell"].isin(verdict.cells)])
+    verdict = replace(_with_doubts(verdict, own), experiment=module.NAME)
+    lacking = not_run(store.manifest, module.NAME)
+    if verdict.outcome == "undecided" and own.empty and lacking:
+        return replace(verdict, outcome=NOT_RUN, reason=lacking, needs="")
+    if verdict.outcome != "undecided":
+        return replace(verdict, needs="")
+    return replace(verdict, needs=verdict.needs or _needs(verdict, own, store))
+
+
+def _measuring(experiment: str, store: Store) -> str:
+    """What measures it: completing this run, or another."""
+    asked = store.manifest.get("settings", {}).get("only") or [experiment]
+    if store.manifest.get("status") != "complete" and experiment in asked:
+        return f"`make bench RESUME=results/{store.folder.resolve().name}`"
+    return f"`make bench ONLY={experiment}`"
+
+
+def _with_doubts(verdict: Verdict, own: pd.DataFrame) -> Verdict:
+    """What was only reported of its cells is said beside it: stalls, steal, others' work."""
     doubtful = int((own["doubts"] != "").sum()) if "doubts" in own else 0
     if not doubtful:
         return verdict
@@ -49,6 +133,52 @@ def _with_doubts(verdict: Verdict, cells: pd.DataFrame) -> Verdict:
     )
 
 
+def _needs(verdict: Verdict, own: pd.DataFrame, store: Store) -> str:
+    """What would decide it: cells at all, more of them, other cores, or more replicates."""
+    measuring = _measuring(verdict.experiment, store)
+    if own.empty:
+        return f"its cells, which this run does not hold: {measuring}"
+    limited = [verdict.estimates[name] for name in verdict.limits if name in verdict.estimates]
+    if not all(map(is_known, limited)):
+        return _more_evidence(own, measuring)
+    factor = max((_times(verdict, name) for name in verdict.limits), default=1.0)
+    if factor > 1:
+        return _more_replicates(verdict, factor)
+    return _more_evidence(own, measuring)
+
+
+def _times(verdict: Verdict, name: str) -> float:
+    return times_the_data(verdict.estimates[name], verdict.limits[name])
+
+
+def _more_evidence(own: pd.DataFrame, measuring: str) -> str:
+    """Where the cells themselves are no evidence: invalid, or bound by the rig."""
+    valid = own[own["valid"]]
+    held = valid[valid["bound_by"].isin(APPARATUS)]
+    if len(valid) < len(own):
+        bad = f"{len(own) - len(valid)} of {len(own)} cells that failed a gate, measured again"
+        return f"{bad}, on a quieter machine"
+    if len(held):
+        by = ", ".join(held["bound_by"].value_counts().index)
+        return f"a machine whose own limit ({by}) does not set the figure: more or faster cores"
+    return f"{REPLICATES_NEEDED} replicates or more: {measuring}"
+
+
+def _more_replicates(verdict: Verdict, factor: float) -> str:
+    """Which figure takes the most, and how much of it."""
+    name = max(verdict.limits, key=lambda each: _times(verdict, each))
+    found = verdict.estimates[name]
+    if math.isinf(factor):
+        return f"no number of replicates, if it stays as it is: {name} lies at its limit"
+    return (
+        f"about {math.ceil(factor * found.n)} values of “{name}” in place of {found.n} "
+        f"({factor:.1f} × the replicates, at this scatter), or a quieter machine"
+    )
+
+
 def _withheld(verdict: Verdict) -> Verdict:
+    if verdict.outcome == NOT_RUN:
+        return verdict
     reason = f"a smoke run decides nothing ({verdict.reason})"
-    return replace(verdict, outcome="undecided", reason=reason)
+    needs = f"a standard run: `make bench ONLY={verdict.experiment}`"
+    return replace(verdict, outcome="undecided", reason=reason, needs=needs)

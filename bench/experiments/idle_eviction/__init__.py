@@ -11,11 +11,12 @@ one factor for everything at once, so that the order of all timers is that of th
 from bench.experiments.idle_eviction.figures import figures
 from bench.experiments.idle_eviction.lanes import NAME, TIME_SCALE, plan
 from bench.experiments.idle_eviction.tables import tables
-from bench.experiments.idle_eviction.verdicts import claims
+from bench.experiments.idle_eviction.verdicts import CLAIMS, claims
 from bench.experiments.idle_eviction.words import findings, prose
 
 QUESTION = "Which defence keeps idle connections from failing, in which trap?"
 
 __all__ = [
-    "NAME", "QUESTION", "TIME_SCALE", "claims", "figures", "findings", "plan", "prose", "tables",
+    "CLAIMS", "NAME", "QUESTION", "TIME_SCALE", "claims", "figures", "findings", "plan", "prose",
+    "tables",
 ]  # fmt: skip

@@ -18,7 +18,13 @@ from scipy import special
 
 from bench.analysis.replicates import REPLICATES_NEEDED, is_known
 from bench.analysis.sentences import as_factor, counted, not_run
-from bench.analysis.statistics import Equivalence, equivalence, log_t_interval, t_interval
+from bench.analysis.statistics import (
+    Equivalence,
+    equivalence,
+    log_t_interval,
+    proportion,
+    t_interval,
+)
 from bench.experiments.idle_eviction.lanes import (
     BELOW_SERVER_S,
     C12B,
@@ -58,6 +64,18 @@ TOLD = tuple(trap for trap in TIMED if trap not in SILENT_TRAPS)
 STAY = 0.5  # of the clients before: so many still connected are no sign of anything
 PATHS = tuple(trap for trap in TRAPS if trap not in ("redis defaults", "redis timeout"))
 ALONE = ("shrink", "idle below", "passive", "ping", "keepalive", "retries")
+
+
+CLAIMS = {
+    "C9": "Idle connections are closed by the server, and sooner and more silently by the path",
+    "C9b": "Redis' default TCP keepalive kills idle connections",
+    "C10": "A pool that does not check hands dead connections out; retries sometimes help",
+    "C11": "Meanwhile the server's dashboard looks healthy",
+    "C12": "Pool size at peak concurrency, an idle timeout below the path's, and validation on "
+    "borrow bring failures to zero",
+    "C12b": "An idle timeout below the server's keepalive is enough",
+    "C13": "That fix does not move Redis' CPU: the fault was in the client",
+}
 
 
 def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
@@ -118,16 +136,21 @@ def _hops(found: pd.DataFrame) -> Verdict:
     own = pd.concat([part(found, arm, t) for t in TRAPS for arm in (NONE, SHORT_GAP)])
     return Verdict(
         "C9",
-        "Idle connections are closed by the server, and sooner and more silently by the path",
+        CLAIMS["C9"],
         f"by hop: it closes where the first command fails on {NEARLY_ALL:.0%} or more of the "
         f"connections that were idle for longer than its time, and on none that was for "
         f"{JUST_BELOW:g} of it; supported where Redis' timeout and every hop of the path do, and "
         "one of these is silent, so that the client waits for its time-out",
         outcome,
         "; ".join(_hop_said(found, trap) for trap in seen) or "no trap was measured",
-        {},
+        {f"first commands that fail, {trap}": _overdue(part(found, NONE, trap)) for trap in seen},
         _rests_on(own),
     )
+
+
+def _overdue(own: pd.DataFrame) -> Estimate:
+    """The share of first commands that fail on connections that were idle for too long."""
+    return proportion(int(own["overdue_failed"].sum()), int(own["overdue"].sum()))
 
 
 def _hop_said(found: pd.DataFrame, trap: str) -> str:
@@ -152,10 +175,11 @@ def _defaults(found: pd.DataFrame) -> Verdict:
     )
     return Verdict(
         "C9b",
-        "Redis' default TCP keepalive kills idle connections",
+        CLAIMS["C9b"],
         "a server left at its defaults, connections idle well past its keepalive: supported where "
         "any healthy one is closed, refuted where none is",
-        outcome, said, {}, _rests_on(own),
+        outcome, said, {"first commands that fail": proportion(broken, sum(told.values()))},
+        _rests_on(own),
     )  # fmt: skip
 
 
@@ -182,11 +206,13 @@ def _first_commands(found: pd.DataFrame) -> Verdict:
     own = pd.concat([retried, *(part(found, NONE, trap) for trap in TIMED)])
     return Verdict(
         "C10",
-        "A pool that does not check hands dead connections out; retries sometimes help",
+        CLAIMS["C10"],
         f"in every trap {NEARLY_ALL:.0%} or more of the closed connections fail their first "
         f"command; with retries both are seen: success in time, and failure or more than {SLOW:g} "
         "times the healthy p99",
-        outcome, reason, {}, _rests_on(own),
+        outcome, reason,
+        {f"first commands that fail, {trap}": _overdue(part(found, NONE, trap)) for trap in seen},
+        _rests_on(own),
     )  # fmt: skip
 
 
@@ -247,12 +273,13 @@ def _dashboard(
     own = known[(known["arm"] == NONE) & known["trap"].isin(traps)]
     return Verdict(
         claim,
-        f"Meanwhile the server's dashboard looks healthy, {where}",
+        f"{CLAIMS['C11']}, {where}",
         "server CPU of a burst on dead connections ÷ that of the same burst on fresh ones, by "
         f"lane: supported where the 95 % interval ends below {HEALTHY:g}, {STAY:.0%} or more of "
         "the pool are still connected in every lane, and no connection was refused; refuted where "
         "it begins above, fewer are in the median, or one was (clients were added after a run)",
         outcome, reason, {"server CPU, during ÷ before": ratio}, _rests_on(own),
+        {"server CPU, during ÷ before": (HEALTHY,)},
     )  # fmt: skip
 
 
@@ -271,8 +298,7 @@ def _fix(found: pd.DataFrame) -> Verdict:
     bursts_seen = int(own["bursts"].sum())
     return Verdict(
         "C12",
-        "Pool size at peak concurrency, an idle timeout below the path's, and validation on borrow "
-        "bring failures to zero",
+        CLAIMS["C12"],
         f"no failure (error, no connection, or more than {SLOW:g} times the healthy p99) in "
         f"{REQUESTS_NEEDED:,} or more requests after a gap, stated as at most {ALLOWED:.2%}; "
         f"refuted by an error, or by slow requests in {SLOW_BURSTS} or more bursts, since one may "
@@ -340,12 +366,17 @@ def _below_server(found: pd.DataFrame) -> Verdict:
     ]
     return Verdict(
         "C12b",
-        "An idle timeout below the server's keepalive is enough",
+        CLAIMS["C12b"],
         f"a pool's idle timeout of {si(BELOW_SERVER_S, 's')}, scaled, on each hop: supported where "
         f"no request fails on any, refuted where one does (of slow ones, in {SLOW_BURSTS} bursts)",
         outcome,
         f"failed, by hop: {'; '.join(told) or 'none was measured'}",
-        {},
+        {
+            f"requests that fail, {row.trap} ({si(row.path_s, 's')})": proportion(
+                row.failed + row.slow, row.requests
+            )
+            for row in own.itertuples()
+        },
         _rests_on(own),
     )
 
@@ -382,7 +413,7 @@ def _cpu(each: pd.DataFrame) -> Verdict:
         said += f"; in it {opened:.0f} connections opened anew for a thousand requests"
     return Verdict(
         "C13",
-        "That fix does not move Redis' CPU: the fault was in the client",
+        CLAIMS["C13"],
         "server CPU per application request, with the fix after a gap ÷ undefended on fresh "
         f"connections, by trap: two one-sided tests within ±{SAME:.0%}, and within "
         f"±{CORE_POINT:.0%} of a core",
@@ -390,6 +421,10 @@ def _cpu(each: pd.DataFrame) -> Verdict:
         said if same.ratio.n >= REPLICATES_NEEDED else "too few traps were measured",
         {"server CPU, fix ÷ healthy": same.ratio, "difference, of a core": points},
         _rests_on(own),
+        {
+            "server CPU, fix ÷ healthy": (1 - SAME, 1 + SAME),
+            "difference, of a core": (-CORE_POINT, CORE_POINT),
+        },
     )
 
 

@@ -17,12 +17,12 @@ from bench.experiments.sizing_rule.needs import (
     rules,
     tables,
 )
-from bench.experiments.sizing_rule.verdicts import claims
+from bench.experiments.sizing_rule.verdicts import CLAIMS, claims
 from bench.experiments.sizing_rule.words import findings, prose
 
 QUESTION = "Does the pool a service needs follow its concurrency or its request rate?"
 
 __all__ = [
-    "NAME", "QUESTION", "answer_table", "answers", "claims", "cores", "figures", "findings",
-    "own_curve", "plan", "prose", "rule_table", "rules", "tables",
+    "CLAIMS", "NAME", "QUESTION", "answer_table", "answers", "claims", "cores", "figures",
+    "findings", "own_curve", "plan", "prose", "rule_table", "rules", "tables",
 ]  # fmt: skip

@@ -33,6 +33,10 @@ from bench.store import Store
 EXPONENT = 0.1  # C4: the rate's exponent must lie within ± this
 
 
+OF_RATE, OF_L = "exponent of the rate", "exponent of L"
+CLAIMS = {"C4": "The pool a service needs follows its peak concurrency, not its request rate"}
+
+
 def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
     """C4, and whether the pool can be told before it is searched for."""
     told = answers(cells, store)
@@ -45,17 +49,18 @@ def judge_rule(cells: pd.DataFrame, told: list[Answer], store: Store) -> Verdict
     by = laws(found)
     outcome, reason = rule_outcome(cells, found, by, rules(told, cores(store)))
     estimates = {
-        f"exponent of {factor}, {OBJECTIVES[objective]}": estimate
+        f"{factor}, {OBJECTIVES[objective]}": estimate
         for objective, each in by.items()
-        for factor, estimate in (("the rate", each.rate), ("L", each.in_flight))
+        for factor, estimate in ((OF_RATE, each.rate), (OF_L, each.in_flight))
     }
     return Verdict(
         "C4",
-        "The pool a service needs follows its peak concurrency, not its request rate",
+        CLAIMS["C4"],
         f"the 95 % interval of the rate's exponent within ±{EXPONENT:g} and that of L above 0, "
         f"under both objectives; refuted where the rate's is wholly outside, or where a pool "
         "∝ QPS predicts better, left one out, than Erlang C from λW₀",
         outcome, reason, estimates, _rests_on(steady(found)),
+        {name: (0.0,) if name.startswith(OF_L) else (-EXPONENT, EXPONENT) for name in estimates},
     )  # fmt: skip
 
 
