@@ -192,6 +192,15 @@ def ways_out(ratio: Estimate, margin: float) -> tuple[float, ...]:
     return min(ways, key=lambda limits: times_the_data(ratio, limits))
 
 
+def outside(found: Estimate, limits: Sequence[float]) -> float:
+    """How far a value lies from its nearest limit, in half intervals; of several limits negative
+    between them. 0 where there is no limit, or no interval."""
+    if not limits or found.low == found.high:
+        return 0.0
+    away = min(_in_widths(found, limit) for limit in limits)
+    return -away if len(limits) > 1 and min(limits) < found.value < max(limits) else away
+
+
 def _in_widths(found: Estimate, limit: float) -> float:
     """How far `limit` lies from the value, in half intervals on its side."""
     end = found.high if limit > found.value else found.low

@@ -1,8 +1,8 @@
 """One file per experiment, found by folder; offering NAME, QUESTION, CLAIMS (id and statement of
 each claim it decides; a verdict's claim is one of these, or one with a letter more, a part of it),
 `plan`, `tables`, `claims` and `figures`; and NOTEBOOK, where the notebook that shows it is not
-called after it; and TIME_SCALE, where `plan` takes a factor by which the experiment's times are shorter than the
-world's."""
+called after it; and TIME_SCALE, where `plan` takes a factor by which the experiment's times are
+shorter than the world's."""
 
 from __future__ import annotations
 

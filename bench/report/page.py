@@ -179,13 +179,13 @@ def environment(manifest: dict[str, Any]) -> HTML:
     """On what the run was made, from its manifest: no host name, no path."""
     rows = "".join(
         f"<tr><th>{escape(name)}</th><td style='text-align:left'>{escape(text)}</td></tr>"
-        for name, text in _environment(manifest).items()
+        for name, text in environment_rows(manifest).items()
         if text
     )
     return HTML(f"<table>{rows}</table>")  # type: ignore[no-untyped-call]
 
 
-def _environment(manifest: dict[str, Any]) -> dict[str, str]:
+def environment_rows(manifest: dict[str, Any]) -> dict[str, str]:
     settings = manifest.get("settings", {})
     servers = [f"{server['flavour']} {server['version']}" for server in manifest.get("servers", [])]
     packages = [f"{name} {version}" for name, version in manifest.get("packages", {}).items()]

@@ -35,7 +35,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     found = {
         "folder": str(store.folder),
         "status": status,
-        "planned": len(last) if status == "complete" else _planned(store),
+        "planned": len(last) if status == "complete" else planned(store),
         "cells": len(last),
         "invalid": int((~last["valid"]).sum()),
         "bound_by": last["bound_by"].value_counts().to_dict(),
@@ -50,7 +50,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {name: without_nan(part) for name, part in found.items()}
 
 
-def _planned(store: Store) -> int:
+def planned(store: Store) -> int:
     """How many cells the run would hold when complete."""
     owned = bool(store.manifest["settings"].get("owned_server", True))
     return sum(plan.measurements for plan in plans(stored_settings(store.folder), owned=owned))

@@ -1,0 +1,87 @@
+"""report.html: a run's story as one file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+from PIL import Image
+
+from bench.report.story import NOT_TESTABLE, Story, deciding, interval, limits_said, strip
+from bench.rig import host
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+# A plot has few colours: with a palette it takes a third of the bytes and looks the same. (Octrees
+# are quicker than median cuts, and turn the white ground greenish.)
+COLOURS = 128
+MOST_INVALID = 60  # rows; all of them are in cells.parquet
+_markdown = MarkdownIt("commonmark")  # raw HTML in it is shown as text
+
+
+def write_html(folder: Path, story: Story) -> Path:
+    """Write report.html into `folder`, every figure and style within it. Raises OSError."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"prose": _prose, "picture": _pictures(story).get, "width": _width}
+    page = environment.get_template(TEMPLATE.name).render(
+        story=story,
+        not_testable=NOT_TESTABLE,
+        invalid=_invalid(story),
+        invalid_left_out=max(0, len(story.invalid) - MOST_INVALID),
+        deciding=deciding,
+        interval=interval,
+        limits_said=limits_said,
+        strip=strip,
+    )
+    path = folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _prose(text: str) -> Markup:
+    """Markdown as HTML."""
+    return Markup(_markdown.render(text))  # what is raw in it is escaped
+
+
+def _pictures(story: Story) -> dict[Path, str]:
+    """Every picture of the story. Packing is most of what the page takes: threads share it."""
+    headlines = [each.drawn for each in story.headlines if each.drawn]
+    others = [drawn for section in story.sections for drawn in section.figures]
+    files = [drawn.png for drawn in (*headlines, *others)]
+    with ThreadPoolExecutor(host.usable_cores()) as threads:
+        return dict(zip(files, threads.map(_picture, files), strict=True))
+
+
+def _picture(png: Path) -> str:
+    """The address of a picture that lies within the page."""
+    packed = io.BytesIO()
+    with Image.open(png) as picture:
+        flat = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        flat.save(packed, "PNG")
+    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+
+
+def _width(png: Path) -> dict[str, int]:
+    """Its size in points, so that the page does not move while it loads."""
+    with Image.open(png) as picture:
+        return {"width": picture.width // 2, "height": picture.height // 2}
+
+
+def _invalid(story: Story) -> dict[str, Any]:
+    shown = story.invalid.head(MOST_INVALID)
+    rows = [
+        ["–" if value is None or value != value else str(value) for value in row]
+        for row in shown.itertuples(index=False)
+    ]
+    return {"heads": list(shown.columns), "rows": rows}
