@@ -236,6 +236,7 @@ def report(
 
     Example: bench report results/reference
     """
+    from bench.report.drawing import draw
     from bench.report.notebooks import execute
     from bench.report.tables import show, summary
     from bench.report.verdicts import decide
@@ -244,6 +245,7 @@ def report(
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
     verdicts = decide(store)
+    draw(folder, store.experiments())
     pages = execute(folder, store.experiments())
     if as_json:
         _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})

@@ -22,10 +22,18 @@
 # support says so itself.
 
 # %%
-from IPython.display import Markdown
+from IPython.display import display
 
 from bench.experiments import pool_sweep
-from bench.report.page import bullets, environment, headline, invalid_cells, open_run, show, table
+from bench.report.page import (
+    bullets,
+    environment,
+    headline,
+    invalid_cells,
+    open_run,
+    pages,
+    table,
+)
 
 # %% tags=["parameters"]
 run = "../results/reference"
@@ -33,24 +41,19 @@ run = "../results/reference"
 # %%
 opened = open_run(run, pool_sweep.NAME)
 cells = opened.cells
-findings = pool_sweep.findings(cells)
-prose = pool_sweep.prose(cells)
-figures = pool_sweep.figures(cells, opened.store)
+page = pages(opened, pool_sweep)
 
 # %%
 headline(opened)
 
 # %%
-bullets(list(findings.values()))
+bullets(list(page.findings.values()))
 
 # %% [markdown]
 # ## Concurrency against throughput
 
 # %%
-show(figures["concurrency_qps"], findings["concurrency_qps"])
-
-# %%
-Markdown(prose["concurrency_qps"])
+display(*page.section("concurrency_qps"))
 
 # %% [markdown]
 # A knee is where the rate stops rising with the users, in multiples of the pool's size, with its
@@ -66,28 +69,19 @@ table(pool_sweep.knee_table(cells), "No pool had more users than connections.")
 # ## Latency against pool size
 
 # %%
-show(figures["latency_pool_size"], findings["latency_pool_size"])
-
-# %%
-Markdown(prose["latency_pool_size"])
+display(*page.section("latency_pool_size"))
 
 # %% [markdown]
 # ## What a large pool costs
 
 # %%
-show(figures["cost_pool_size"], findings["cost_pool_size"])
-
-# %%
-Markdown(prose["cost_pool_size"])
+display(*page.section("cost_pool_size"))
 
 # %% [markdown]
 # ## Can the figures be trusted? Little's law
 
 # %%
-show(figures["little_audit"], findings["little_audit"])
-
-# %%
-Markdown(prose["little_audit"])
+display(*page.section("little_audit"))
 
 # %% [markdown]
 # ## The best of each pool

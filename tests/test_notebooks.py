@@ -76,7 +76,8 @@ def findings(run: Path, name: str) -> dict[str, str]:
     store = Store.open(run)
     cells = store.cells()
     own = cells[cells["experiment"] == SHOWN[name].NAME]
-    return pool_sweep.findings(own) if name == "01_pool_sweep" else instrument.findings(own, store)
+    told: dict[str, str] = SHOWN[name].findings(own, store)
+    return told
 
 
 def outputs(notebook: Any) -> list[Any]:

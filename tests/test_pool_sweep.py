@@ -62,7 +62,7 @@ def always_flat(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_pools_that_flatten_at_their_size_are_said_to(cells: pd.DataFrame) -> None:
-    finding = pool_sweep.findings(cells)["concurrency_qps"]
+    finding = pool_sweep.findings(cells, None)["concurrency_qps"]
     said = r"Pools flatten at their own size, 5–20 at 1 ms, .+ at 50 ms: \d+ knees at "
     assert re.match(said, finding)
     found = pool_sweep.curves(cells)
@@ -74,7 +74,7 @@ def test_pools_that_flatten_at_their_size_are_said_to(cells: pd.DataFrame) -> No
 
 @pytest.mark.parametrize("contrary", [pool_does_not_matter, always_flat])
 def test_where_they_do_not_the_sentence_is_another(cells: pd.DataFrame, contrary) -> None:  # type: ignore[no-untyped-def]
-    finding = pool_sweep.findings(contrary(cells))["concurrency_qps"]
+    finding = pool_sweep.findings(contrary(cells), None)["concurrency_qps"]
     assert finding.startswith("Pool size does not set the plateau")
     assert "own size" not in finding
 
@@ -83,7 +83,7 @@ def test_one_pool_that_departs_is_named(cells: pd.DataFrame) -> None:
     changed = cells.copy()
     odd = (changed["pool_size"] == 50) & (changed["rtt_s"] == 0.05) & (changed["concurrency"] > 50)
     changed.loc[odd, "qps"] *= 2
-    finding = pool_sweep.findings(changed)["concurrency_qps"]
+    finding = pool_sweep.findings(changed, None)["concurrency_qps"]
     assert "flatten at their pool's size" in finding
     assert "not so pool 50 at 50 ms" in finding
 
@@ -91,46 +91,46 @@ def test_one_pool_that_departs_is_named(cells: pd.DataFrame) -> None:
 def test_latency_tells_a_short_pool_from_one_that_is_large_enough(cells: pd.DataFrame) -> None:
     assert re.match(
         r"p50 latency with a pool of 5 is 20.0 × .+ that with 100; 5000 changes nothing: 1.00 × ",
-        pool_sweep.findings(cells)["latency_pool_size"],
+        pool_sweep.findings(cells, None)["latency_pool_size"],
     )
-    contrary = pool_sweep.findings(pool_does_not_matter(cells))["latency_pool_size"]
+    contrary = pool_sweep.findings(pool_does_not_matter(cells), None)["latency_pool_size"]
     assert contrary.startswith("A pool of 5 is no slower than one of 100")
 
 
 def test_a_large_pool_that_is_slower_is_said_to_be(cells: pd.DataFrame) -> None:
     slow = cells.copy()
     slow.loc[slow["pool_size"] == 5000, "latency_p50_s"] *= 1.5
-    assert "5000 raises it to 1.50 ×" in pool_sweep.findings(slow)["latency_pool_size"]
+    assert "5000 raises it to 1.50 ×" in pool_sweep.findings(slow, None)["latency_pool_size"]
 
 
 def test_cost_counts_what_a_large_pool_holds(cells: pd.DataFrame) -> None:
-    finding = pool_sweep.findings(cells)["cost_pool_size"]
+    finding = pool_sweep.findings(cells, None)["cost_pool_size"]
     assert "a pool of 5000 holds 5012 client descriptors and, just filled, 100 MB" in finding
     assert "one of 100 holds 112 and 2 MB" in finding
-    contrary = pool_sweep.findings(pool_does_not_matter(cells))["cost_pool_size"]
+    contrary = pool_sweep.findings(pool_does_not_matter(cells), None)["cost_pool_size"]
     assert "holds no more than it needs" in contrary
 
 
 def test_little_counts_the_cells_that_fail(cells: pd.DataFrame) -> None:
-    assert "holds throughout" in pool_sweep.findings(cells)["little_audit"]
+    assert "holds throughout" in pool_sweep.findings(cells, None)["little_audit"]
     changed = cells.copy()
     slow = changed.index[changed["rtt_s"] > 0][:2]
     changed.loc[slow, "gate_little_users"] = -0.3
-    said = pool_sweep.findings(changed)["little_audit"]
+    said = pool_sweep.findings(changed, None)["little_audit"]
     gated = int((cells["rtt_s"] > 0).sum())
     assert "does not hold everywhere" in said
     assert f"users within 3 % in {gated - 2} of {gated} cells" in said
 
 
 def test_nothing_is_found_in_one_replicate(smoke: pd.DataFrame) -> None:
-    said = pool_sweep.findings(smoke)
+    said = pool_sweep.findings(smoke, None)
     assert "undecided: 1 replicate, 3 needed" in said["concurrency_qps"]
     assert "undecided" in said["latency_pool_size"]
     assert said["cost_pool_size"].startswith("Too few replicates for a conclusion")
 
 
 def test_nothing_is_found_in_what_the_rig_bounds(cells: pd.DataFrame) -> None:
-    said = pool_sweep.findings(all_bound(cells))
+    said = pool_sweep.findings(all_bound(cells), None)
     for name in ("concurrency_qps", "latency_pool_size"):
         assert "undecided" in said[name]
         assert "most often: machine" in said[name]
@@ -138,7 +138,7 @@ def test_nothing_is_found_in_what_the_rig_bounds(cells: pd.DataFrame) -> None:
 
 
 def test_nothing_is_found_in_invalid_cells(cells: pd.DataFrame) -> None:
-    said = pool_sweep.findings(all_invalid(cells))
+    said = pool_sweep.findings(all_invalid(cells), None)
     for name in NAMES[:3]:
         assert re.search(r"undecided.*: none of \d+ cells is valid", said[name])
     assert pool_sweep.tables(all_invalid(cells)).empty
@@ -159,7 +159,7 @@ def test_an_invalid_cell_supports_no_knee(cells: pd.DataFrame) -> None:
 @pytest.fixture(scope="module")
 def quiet(cells: pd.DataFrame) -> dict[str, Figure]:
     """The figures of the run as it is."""
-    return pool_sweep.figures(cells)
+    return pool_sweep.figures(cells, None)
 
 
 def test_the_audit_has_a_panel_for_each_check(quiet: dict[str, Figure]) -> None:
@@ -180,11 +180,11 @@ def drawn(
     if kind == "as it is":
         return quiet
     if callable(kind):
-        return pool_sweep.figures(kind(cells))
+        return pool_sweep.figures(kind(cells), None)
     some = cells.copy()
     some.loc[some.index[::7], "valid"] = False
     kinds = {"smoke": smoke, "some invalid": some, "no cell": cells.head(0)}
-    return pool_sweep.figures(kinds[kind])
+    return pool_sweep.figures(kinds[kind], None)
 
 
 def test_every_figure_is_drawn_whatever_the_data_and_its_text_fits(
@@ -263,16 +263,16 @@ def test_each_invalid_cell_is_crossed_out_where_it_is(cells: pd.DataFrame) -> No
 
 
 def test_a_new_connection_is_called_dearer_only_where_it_is(cells: pd.DataFrame) -> None:
-    assert "looks dearer than it stays" in pool_sweep.prose(cells)["cost_pool_size"]
+    assert "looks dearer than it stays" in pool_sweep.prose(cells, None)["cost_pool_size"]
     same = cells.assign(idle_connection_memory_bytes=2_000.0)
-    said = pool_sweep.prose(same)["cost_pool_size"]
+    said = pool_sweep.prose(same, None)["cost_pool_size"]
     assert "holds 2 kB in the server" in said
     assert "dearer" not in said
 
 
 def test_prose_has_no_gaps(cells: pd.DataFrame, smoke: pd.DataFrame) -> None:
     for data in (cells, smoke, all_invalid(cells), all_bound(cells)):
-        for text in pool_sweep.prose(data).values():
+        for text in pool_sweep.prose(data, None).values():
             assert "nan" not in text
             assert text.endswith(".")
 
@@ -321,4 +321,4 @@ def test_the_committed_run_can_be_drawn() -> None:
     reference = Path(__file__).resolve().parents[1] / "results" / "reference"
     if not reference.exists():
         pytest.skip("no committed run yet")
-    assert list(pool_sweep.figures(load_cells(reference))) == NAMES
+    assert list(pool_sweep.figures(load_cells(reference), None)) == NAMES

@@ -41,7 +41,6 @@ from bench.figures.sheet import new_figure, panel_title
 from bench.figures.style import MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, pool_style
 from bench.figures.units import Unit, digits, si
 from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Verdict, Workload
-from bench.store import Store
 
 NAME = "pool_sweep"
 QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
@@ -155,7 +154,7 @@ def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
 OWN_SIZE = 1.25  # a knee whose interval keeps within this factor of the pool's size is at its size
 
 
-def findings(cells: pd.DataFrame) -> dict[str, str]:
+def findings(cells: pd.DataFrame, store: object) -> dict[str, str]:
     """What the data say, a sentence for each figure: its title."""
     last = last_attempts(cells)
     return {
@@ -403,12 +402,12 @@ def _cpu_said(lifo: pd.DataFrame, ends: Ends) -> str:
 # Figures
 
 
-def figures(cells: pd.DataFrame, store: Store | None = None) -> dict[str, Figure]:
+def figures(cells: pd.DataFrame, store: object) -> dict[str, Figure]:
     """Every plot by name, its finding as its title. `cells` may hold several attempts at a cell;
     they say all: what else the run has in `store` is not needed.
     """
     last = last_attempts(cells)
-    titles = findings(last)
+    titles = findings(last, store)
     draw = {
         "concurrency_qps": _draw_concurrency,
         "latency_pool_size": _draw_latency,
@@ -654,7 +653,7 @@ def _variant_legend(axes: Axes) -> None:
 # Prose: what a reader should see, its numbers from the cells
 
 
-def prose(cells: pd.DataFrame) -> dict[str, str]:
+def prose(cells: pd.DataFrame, store: object) -> dict[str, str]:
     """A paragraph of Markdown below each figure."""
     last = last_attempts(cells)
     return {

@@ -10,14 +10,15 @@ import os
 import re
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from bench.experiments import chosen, notebook_of
-from bench.figures.sheet import save
 from bench.model import BenchError
-from bench.store import Store, load_cells
+from bench.report.drawing import writable
+from bench.rig.host import usable_cores
+from bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "notebooks"
@@ -42,33 +43,28 @@ main { max-width: 1340px; margin: 0 auto; padding: 0 1.5em; }
 
 
 def execute(folder: Path, experiments: Iterable[str]) -> list[Path]:
-    """Draw each experiment's figures into `folder`/figures, run its notebook on the folder, and
-    write it, executed and as an HTML page, into `folder`/notebooks. Returns the pages.
+    """Run each experiment's notebook on the folder, and write it, executed and as an HTML page,
+    into `folder`/notebooks. Returns the pages.
 
-    Blocks for some seconds per notebook. Raises BenchError.
+    Blocks for some seconds per notebook, and runs as many at once as there are cores. Raises
+    BenchError, also where the folder cannot be written.
     """
-    try:
-        return _execute(folder, list(experiments))
-    except OSError as error:
-        where = error.filename or folder
-        raise BenchError(
-            f"{where} cannot be written ({error.strerror}): make room for it, or report on a copy"
-        ) from error
+    with writable(folder):
+        return _execute(folder, _of(experiments))
 
 
-def _execute(folder: Path, names: list[str]) -> list[Path]:
-    import IPython  # noqa: F401  matplotlib trips over it while the other thread imports it
-
+def _execute(folder: Path, notebooks: list[Path]) -> list[Path]:
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
     stop = threading.Event()
-    with ThreadPoolExecutor(max_workers=1) as beside:  # kernels are processes of their own
+    with ThreadPoolExecutor(max_workers=usable_cores()) as beside:  # a kernel is a process
+        publishing = [beside.submit(_publish, notebook, out, stop) for notebook in notebooks]
         try:
-            pages = [beside.submit(_publish, notebook, out, stop) for notebook in _of(names)]
-            _save_figures(folder, names)
-            return [page.result() for page in pages]
+            wait(publishing, return_when=FIRST_EXCEPTION)
+            return [page.result() for page in publishing]
         finally:
             stop.set()  # a signal's SystemExit comes to this thread alone
+            beside.shutdown(wait=False, cancel_futures=True)
 
 
 def refresh() -> list[Path]:
@@ -97,14 +93,6 @@ def _of(experiments: Iterable[str], pattern: str = "*.ipynb") -> list[Path]:
 
 def _name(notebook: Path) -> str:
     return re.sub(r"^\d+_", "", notebook.stem)
-
-
-def _save_figures(folder: Path, experiments: list[str]) -> None:
-    cells, store = load_cells(folder), Store.open(folder)
-    for module in chosen(tuple(experiments)):
-        own = cells[cells["experiment"] == module.NAME]
-        for name, figure in module.figures(own, store).items():
-            save(figure, folder / "figures", name)
 
 
 def _publish(stored: Path, out: Path, stop: threading.Event) -> Path:

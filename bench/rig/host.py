@@ -271,6 +271,11 @@ def _python_env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
+def usable_cores() -> int:
+    """How many cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if LINUX else os.cpu_count() or 1
+
+
 def manifest() -> dict[str, Any]:
     """What a reader needs to know of this machine. Holds no name of host, user or path."""
     import psutil
@@ -283,7 +288,7 @@ def manifest() -> dict[str, Any]:
         "os": _os_name(),
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)) if LINUX else os.cpu_count(),
+        "cores_usable": usable_cores(),
         "cpu_model": _cpu_model(),
         "memory_bytes": psutil.virtual_memory().total,
         "fd_limit_soft": soft,
