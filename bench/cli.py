@@ -165,7 +165,9 @@ def run(
     results: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = RESULTS,
     resume: Annotated[Path | None, typer.Option(help="Run folder to complete.")] = None,
     server_port: PortOption = 0,
-    report: Annotated[bool, typer.Option(help="Execute the notebooks afterwards.")] = True,
+    report: Annotated[
+        bool, typer.Option(help="Write the report afterwards, and execute the notebooks.")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Measure, cell by cell, and store. REDIS_URL in the environment names a server of yours.
@@ -230,28 +232,29 @@ def report(
         Path | None,
         typer.Argument(help="A run folder. Default: the newest in results, else its reference."),
     ] = None,
+    notebooks: Annotated[
+        bool, typer.Option("--notebooks", help="Execute the notebooks on it, too.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the tables of a run, draw its figures, and execute its notebooks.
+    """Judge the claims of a run, draw its figures, write report.html and summary.md, print tables.
 
-    Example: bench report results/reference
+    Examples: bench report results/reference · bench report --notebooks
     """
-    from bench.report.drawing import draw
     from bench.report.notebooks import execute
+    from bench.report.publishing import publish
     from bench.report.tables import show, summary
-    from bench.report.verdicts import decide
     from bench.store import Store
 
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
-    verdicts = decide(store)
-    draw(folder, store.experiments())
-    pages = execute(folder, store.experiments())
+    verdicts, pages = publish(store)
+    pages = [*pages, *(execute(folder, store.experiments()) if notebooks else [])]
     if as_json:
         _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})
         return
     show(store, verdicts)
-    for page in [*pages, folder / "cells.parquet", folder / "figures"]:
+    for page in (*pages, folder / "cells.parquet", folder / "figures"):
         typer.echo(f"open {page}")
 
 
@@ -433,7 +436,7 @@ def _report_apart(folder: Path, as_json: bool) -> None:
     """In a process of its own: this one is patched for gevent, which notebooks do not survive."""
     from bench.rig.host import end, spawn
 
-    command = [sys.executable, "-m", "bench", "report", str(folder)]
+    command = [sys.executable, "-m", "bench", "report", str(folder), "--notebooks"]
     reporting = spawn(command + (["--json"] if as_json else []))
     try:
         status = reporting.wait()

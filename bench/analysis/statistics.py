@@ -194,10 +194,11 @@ def ways_out(ratio: Estimate, margin: float) -> tuple[float, ...]:
 
 def outside(found: Estimate, limits: Sequence[float]) -> float:
     """How far a value lies from its nearest limit, in half intervals; of several limits negative
-    between them. 0 where there is no limit, or no interval."""
-    if not limits or found.low == found.high:
+    between them. Infinite for a value without an interval, 0 where there is no limit."""
+    if not limits:
         return 0.0
-    away = min(_in_widths(found, limit) for limit in limits)
+    exact = not found.low < found.high
+    away = math.inf if exact else min(_in_widths(found, limit) for limit in limits)
     return -away if len(limits) > 1 and min(limits) < found.value < max(limits) else away
 
 

@@ -413,6 +413,21 @@ class More(NamedTuple):
     claimed: int
 
     @property
+    def name(self) -> str:
+        return f"descriptors added, {self.hop}"
+
+    @property
+    def estimate(self) -> Estimate:
+        """Counted, not estimated: without an interval."""
+        return Estimate(self.descriptors, self.descriptors, self.descriptors, "", self.blocks)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Of what is about the number claimed."""
+        away = ABOUT_DESCRIPTORS * self.claimed
+        return self.claimed - away, self.claimed + away
+
+    @property
     def off(self) -> bool:
         """Shown to be another number than about what is claimed."""
         away = abs(self.descriptors / self.claimed - 1)
@@ -689,9 +704,9 @@ def _judge_added(cells: pd.DataFrame, claim: str, variant: Variant) -> Verdict:
         f"(± {_percent(ABOUT_DESCRIPTORS)}); refuted where the 95 % interval of a figure lies "
         "wholly outside, or the descriptors do",
         outcome, reason,
-        {each.name: each.ratio for each in found},
+        {each.name: each.ratio for each in found} | {each.name: each.estimate for each in more},
         _ids(pd.concat([large, covers[covers["block"].isin(large["block"])]])),
-        {each.name: (1 - SAME, 1 + SAME) for each in found},
+        {each.name: (1 - SAME, 1 + SAME) for each in found} | {m.name: m.limits for m in more},
     )  # fmt: skip
 
 

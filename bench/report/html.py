@@ -13,13 +13,14 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from PIL import Image
 
-from bench.report.story import NOT_TESTABLE, Story, deciding, interval, limits_said, strip
+from bench.report.deciding import deciding, interval, limits_said, strip
+from bench.report.story import NOT_TESTABLE, Story
 from bench.rig import host
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 # A plot has few colours: with a palette it takes a third of the bytes and looks the same. (Octrees
 # are quicker than median cuts, and turn the white ground greenish.)
-COLOURS = 128
+COLOURS = 64
 MOST_INVALID = 60  # rows; all of them are in cells.parquet
 _markdown = MarkdownIt("commonmark")  # raw HTML in it is shown as text
 
@@ -68,7 +69,7 @@ def _picture(png: Path) -> str:
     packed = io.BytesIO()
     with Image.open(png) as picture:
         flat = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-        flat.save(packed, "PNG")
+        flat.save(packed, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.model import Verdict
-from bench.report.story import Headline, Story, deciding, interval
+from bench.report.deciding import decided_by
+from bench.report.story import Headline, Story
 
 PICTURE_PIXELS = 760  # as wide as a comment is
 
@@ -50,16 +51,8 @@ def _table(story: Story) -> str:
 def _row(verdict: Verdict) -> str:
     return (
         f"| {verdict.claim} | {_cell(verdict.statement)} | {verdict.outcome} "
-        f"| {_cell(_decides(verdict))} |"
+        f"| {_cell(decided_by(verdict))} |"
     )
-
-
-def _decides(verdict: Verdict) -> str:
-    found = deciding(verdict)
-    said = f"{found[0]}: {interval(found[1])}" if found else ""
-    if verdict.outcome == "not run":
-        said = verdict.reason
-    return ". ".join(filter(None, [said, verdict.needs and f"To decide it: {verdict.needs}"]))
 
 
 def _cell(text: str) -> str:

@@ -20,6 +20,8 @@ from bench.analysis.gate_table import gate_table
 from bench.analysis.replicates import last_attempts
 from bench.experiments import discover, plans
 from bench.model import Verdict
+from bench.report.deciding import decided_by
+from bench.report.verdicts import by_claim
 from bench.store import Store, stored_settings, without_nan
 
 ENDLESS = 1_000
@@ -76,15 +78,22 @@ def show(store: Store, verdicts: Sequence[Verdict]) -> None:
             "\nThe instrument's certificate", _certificate(found["certificate"]), sep="\n"
         )
     if verdicts:
-        console.print()
-    for verdict in verdicts:
-        console.print(
-            f"{verdict.claim} [bold]{verdict.outcome}[/bold]: {escape(verdict.statement)}."
-        )
-        console.print(f"   {escape(verdict.reason)}")
+        console.print("\nVerdicts", _verdicts(verdicts), sep="\n")
     if found["status"] != "complete":
         status = "running, or killed" if found["status"] == "running" else found["status"]
         console.print(f"{status}: {found['cells']} of {found['planned']} cells", style="bold")
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Table:
+    """A row for each, below the claim that it is a part of; reasons and rules are in the report."""
+    table = _plain_table()
+    for head in ("claim", "outcome", "statement", "what decides it"):
+        table.add_column(head, ratio=None if head in ("claim", "outcome") else 1)
+    for claim in by_claim(verdicts):
+        for verdict in claim.verdicts:
+            row = verdict.claim, f"[bold]{verdict.outcome}[/bold]", verdict.statement
+            table.add_row(*row[:2], *map(escape, (row[2], decided_by(verdict))))
+    return table
 
 
 def _console() -> Console:

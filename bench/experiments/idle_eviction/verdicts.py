@@ -248,7 +248,7 @@ def _dashboard(
     claim: str, where: str, traps: Sequence[Trap], each: pd.DataFrame, known: pd.DataFrame
 ) -> Verdict:
     ratio = log_t_interval(during_before(each, traps) if len(each) else [], unit="×")
-    rejected, reason = 0, "too few lanes"
+    rejected, usual, reason = 0, math.nan, "too few lanes"
     outcome: Outcome = "undecided"
     if is_known(ratio):
         clients = remaining(each, traps)
@@ -278,8 +278,13 @@ def _dashboard(
         f"lane: supported where the 95 % interval ends below {HEALTHY:g}, {STAY:.0%} or more of "
         "the pool are still connected in every lane, and no connection was refused; refuted where "
         "it begins above, fewer are in the median, or one was (clients were added after a run)",
-        outcome, reason, {"server CPU, during ÷ before": ratio}, _rests_on(own),
-        {"server CPU, during ÷ before": (HEALTHY,)},
+        outcome, reason,
+        {
+            "server CPU, during ÷ before": ratio,
+            "clients left, median of lanes": Estimate(usual, usual, usual, "share", ratio.n),
+        },
+        _rests_on(own),
+        {"server CPU, during ÷ before": (HEALTHY,), "clients left, median of lanes": (STAY,)},
     )  # fmt: skip
 
 
