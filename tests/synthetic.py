@@ -23,7 +23,7 @@ from bench.analysis.gates import little_pool, little_users, served, settled
 from bench.analysis.statistics import summarise
 from bench.experiments import instrument, pool_sweep
 from bench.load.recorder import IN_FLIGHT, KINDS, Recorder
-from bench.model import BoundBy, Cell, Observation, Percentiles, Plan, Profile, Workload
+from bench.model import BoundBy, Cell, Observation, Percentiles, Plan, Profile, Settings, Workload
 from bench.store import Store
 
 LINK_CARRIES_QPS, SERVER_CARRIES_QPS, REDIS_PY_CARRIES_QPS = 26_000.0, 60_000.0, 12_000.0
@@ -62,7 +62,8 @@ def store(
     wanted: Callable[[Cell], bool] = lambda cell: True,
 ) -> Path:
     """A whole run of the profile's cells, or of those `wanted`, each in its blocks."""
-    made = Store.create(folder, {"settings": {"profile": profile}, "python": "3.11.0"})
+    settings = Settings(profile=profile).identity()
+    made = Store.create(folder, {"settings": settings, "python": "3.11.0"})
     made.note_server("redis", "7.0.0")
     for module in experiments:
         plan: Plan = module.plan(profile, Workload(), 1)

@@ -8,18 +8,23 @@ import math
 import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
+from scipy.special import stdtrit
 
 from bench.analysis.statistics import (
+    CONFIDENCE,
     differs,
     enough,
     equivalence,
     false_calls,
     log_t_interval,
     median_spread,
+    proportion,
     quantiles,
     samples_needed,
     summarise,
     t_interval,
+    times_the_data,
+    ways_out,
 )
 from bench.model import Estimate, Percentiles
 
@@ -238,3 +243,36 @@ def test_differences_have_student_s_interval() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((0, -2.484, 2.484), abs=1e-3)
     assert math.isnan(t_interval([1.0], "s").low)
     assert math.isnan(t_interval([], "s").value)
+
+
+def test_a_share_has_an_interval_that_covers_it_at_least_as_often_as_it_says() -> None:
+    of, rng = 60, np.random.default_rng(7)
+    for truth in (0.02, 0.3, 0.9):
+        counts = rng.binomial(of, truth, 2_000)
+        found = {int(count): proportion(int(count), of) for count in set(counts)}
+        covered = np.mean([found[int(c)].low <= truth <= found[int(c)].high for c in counts])
+        assert covered >= CONFIDENCE - 0.01
+
+
+def test_a_share_of_none_or_all_ends_where_it_must() -> None:
+    none, all_ = proportion(0, 1_000), proportion(1_000, 1_000)
+    assert (none.value, none.low, all_.value, all_.high) == (0.0, 0.0, 1.0, 1.0)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 1_000))  # in closed form, where none is
+    assert math.isnan(proportion(0, 0).value)
+
+
+def test_so_many_times_the_data_tell_a_value_from_its_limit_about_half_the_time() -> None:
+    """If value and scatter stay as they are: the next sample's value is as often nearer."""
+    rng, truth, scatter, limit = np.random.default_rng(3), 2.2, 0.5, 2.0
+    pilot = Estimate(truth, *(truth + end * scatter * stdtrit(4, 0.975) / 5**0.5
+                              for end in (-1, 1)), "s", 5)  # fmt: skip
+    n = round(5 * times_the_data(pilot, (limit,)))
+    told = [t_interval(list(rng.normal(truth, scatter, n)), "s").low > limit for _ in range(2_000)]
+    assert 0.4 < np.mean(told) < 0.65
+    assert times_the_data(pilot, (limit - 1, truth + 1)) == 1.0
+    assert times_the_data(pilot, (truth,)) == math.inf
+
+
+def test_a_ratio_near_one_is_told_apart_or_the_same_by_whichever_takes_less() -> None:
+    assert ways_out(Estimate(1.001, 0.94, 1.07, "×", 5), 0.05) == (0.95, 1.05)
+    assert ways_out(Estimate(1.09, 0.98, 1.21, "×", 5), 0.05) == (1.0,)

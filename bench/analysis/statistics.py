@@ -178,6 +178,8 @@ def times_the_data(found: Estimate, limits: Iterable[float]) -> float:
     within = [limit for limit in limits if found.low <= limit <= found.high]
     if not within:
         return 1.0
+    if not found.low < found.high:
+        return math.inf
     away = min(_in_widths(found, limit) for limit in within)
     at = np.arange(found.n, MOST_REPLICATES + 1)
     widths = special.stdtrit(at - 1, (1 + CONFIDENCE) / 2) / np.sqrt(at)

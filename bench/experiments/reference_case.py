@@ -422,7 +422,7 @@ class More(NamedTuple):
         return Estimate(self.descriptors, self.descriptors, self.descriptors, "", self.blocks)
 
     @property
-    def limits(self) -> tuple[float, float]:
+    def limits(self) -> tuple[float, ...]:
         """Of what is about the number claimed."""
         away = ABOUT_DESCRIPTORS * self.claimed
         return self.claimed - away, self.claimed + away

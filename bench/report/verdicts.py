@@ -106,11 +106,11 @@ def _finished(verdict: Verdict, module: ModuleType, cells: pd.DataFrame, store: 
     """With what stands beside every verdict: who judged, its doubts, and what it still needs."""
     own = last_attempts(cells[cells["cell"].isin(verdict.cells)])
     verdict = replace(_with_doubts(verdict, own), experiment=module.NAME)
-    lacking = not_run(store.manifest, module.NAME)
-    if verdict.outcome == "undecided" and own.empty and lacking:
-        return replace(verdict, outcome=NOT_RUN, reason=lacking, needs="")
     if verdict.outcome != "undecided":
         return replace(verdict, needs="")
+    lacking = not_run(store.manifest, module.NAME)
+    if lacking and not any(map(is_known, verdict.estimates.values())):
+        return replace(verdict, outcome=NOT_RUN, reason=lacking, needs="")
     return replace(verdict, needs=verdict.needs or _needs(verdict, own, store))
 
 
