@@ -26,6 +26,12 @@ DIGITS = 1e-3  # histograms keep three digits
 FEWEST_TICKS = 20  # a time of fewer is known to worse than 5 %
 FEWEST_CELLS = 3  # that can say how alike the scatters of cells are
 
+# The kinds of a cell's settings, each with a column that is known wherever it has any of them.
+KINDS: dict[type, str] = {
+    Cell: "experiment", Workload: "keys", Arrivals: "arrivals", Idling: "gap_s",
+    Outage: "begins_s", Service: "patience_s",
+}  # fmt: skip
+
 Array = NDArray[np.float64]
 
 
@@ -70,22 +76,29 @@ class Prior(NamedTuple):
 
 def settings_of(cells: pd.DataFrame) -> list[str]:
     """The columns that hold a cell's settings: together they are its identity."""
-    nouns = (Cell, Workload, Arrivals, Idling, Outage, Service)
-    names = dict.fromkeys(field.name for noun in nouns for field in fields(noun))
+    names = dict.fromkeys(field.name for noun in KINDS for field in fields(noun))
     return [name for name in names if name in cells]
 
 
 def known_to_one(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
-    """Settings that only the version of one run had; the other's cells are blank in them."""
+    """Settings that only the version of one run had: blank in every cell of the other that has
+    settings of that kind at all."""
     return [
-        name for name in settings_of(before)
-        if before[name].isna().all() != after[name].isna().all()
+        field.name
+        for noun, sign in KINDS.items()
+        for field in fields(noun)
+        if field.name in before and _new(*(cells[cells[sign].notna()][field.name]
+                                           for cells in (before, after)))
     ]  # fmt: skip
 
 
-def matched(
-    before: pd.DataFrame, after: pd.DataFrame, free: Collection[str] = ()
-) -> pd.DataFrame:
+def _new(first: pd.Series[object], second: pd.Series[object]) -> bool:
+    known = first.notna(), second.notna()
+    some = len(first) > 0 and len(second) > 0
+    return some and any(one.all() and not other.any() for one, other in (known, known[::-1]))
+
+
+def matched(before: pd.DataFrame, after: pd.DataFrame, free: Collection[str] = ()) -> pd.DataFrame:
     """The cells of both runs that agree in every setting but those `free`: columns experiment,
     before and after (their ids). Cells that only a free setting tells apart are left out."""
     columns = [name for name in settings_of(before) if name not in free]
@@ -116,7 +129,7 @@ def differing(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     ]  # fmt: skip
 
 
-def _values(column: pd.Series[object]) -> set[object]:  # type: ignore[type-var]
+def _values(column: pd.Series[object]) -> set[object]:
     return {None if _blank(value) else _hashable(value) for value in column}
 
 
