@@ -63,7 +63,7 @@ FIGURES = (
     Figure("acquire_p99_s", "acquire p99", "ms", 1e3, time=True),
     Figure("client_cpu_us_per_op", "client CPU", "µs/op", 1),
     Figure("server_cpu_us_per_op", "server CPU", "µs/op", 1),
-    Figure("server_client_memory_bytes", "client memory", "kB", 1e-3),
+    Figure("server_client_memory_bytes", "server memory", "kB", 1e-3),
 )
 
 

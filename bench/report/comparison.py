@@ -26,10 +26,10 @@ from bench.store import Store, load_cells, without_nan
 
 SIDES = ("before", "after")
 # Of a manifest: what is part of the machine, and what else is worth telling where it differs.
-MACHINE = ("architecture", "cpu_model", "cores", "cores_usable", "memory_bytes", "kernel")
+MACHINE = ("architecture", "cpu_model", "cores", "cores_usable")
 ENVIRONMENT = (
-    *MACHINE, "os", "servers", "python", "packages", "fd_limit_soft", "network",
-    "short_time_slices", "settings", "git_commit", "git_dirty",
+    *MACHINE, "memory_bytes", "kernel", "os", "servers", "python", "packages", "fd_limit_soft",
+    "network", "short_time_slices", "settings", "git_commit", "git_dirty",
 )  # fmt: skip
 
 
@@ -228,10 +228,10 @@ def conditions(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for part in text.split(","):
-        name, _, least = part.strip().partition(":")
-        if name not in ("worse", "verdict") or (least and name == "verdict"):
+        name, colon, least = part.strip().partition(":")
+        if name not in ("worse", "verdict") or (colon and name == "verdict"):
             raise PreflightError(f"--fail-on “{part.strip()}”: it takes worse, worse:5%, verdict")
-        found[name] = _share(least) if least else 0.0
+        found[name] = _share(least) if colon else 0.0
     return found
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench.analysis.comparison import FALSE_SHARE, FIGURES, Figure
+from bench.analysis.comparison import FALSE_SHARE, FIGURES
 from bench.analysis.sentences import as_factor, counted
 from bench.model import Estimate
 from bench.report.tables import open_console, plain_table, readable
