@@ -72,10 +72,10 @@ def measured(
 
 
 def test_runs_without_a_difference_call_one_in_at_most_five_percent() -> None:
-    """Of 300 comparisons 5 % would be 15; chance alone gives more than 27 once in a thousand."""
+    """Of 200 comparisons 5 % would be 10; chance alone gives more than 20 once in a thousand."""
     rng = np.random.default_rng(1)
-    called = sum(changes(measured(rng), measured(rng), PAIRS)["differs"].any() for _ in range(300))
-    assert called <= 27
+    called = sum(changes(measured(rng), measured(rng), PAIRS)["differs"].any() for _ in range(200))
+    assert called <= 20
 
 
 def test_a_real_change_of_one_cell_is_found_among_many() -> None:
@@ -378,7 +378,7 @@ def test_a_setting_changed_for_a_whole_run_is_named(tmp_path: Path) -> None:
         lambda cells: cells.assign(value_bytes=1_000, cell="x" + cells["cell"]),
         settings=settings(workload=workload, seed=7),
     )
-    found = compare((REFERENCE, changed), ("stuck_call",))
+    found = compare((REFERENCE, changed), ("pool_sweep",))
     assert found["settings"] == ["value_bytes"]
     assert found["matched"] == found["before"]["cells"]
     assert {row["what"] for row in found["environment"]} == {
@@ -386,9 +386,8 @@ def test_a_setting_changed_for_a_whole_run_is_named(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("columns", [80, 120])
-def test_no_line_is_wider_than_the_terminal(tmp_path: Path, columns: int) -> None:
-    """What is wider wraps in the middle of a figure."""
+def test_a_line_of_figures_is_whole_in_a_narrow_terminal(tmp_path: Path) -> None:
+    columns = 80
     dearer = altered(tmp_path / "dearer", scaled(3))
     command = f"stty cols {columns}; {sys.executable} -m bench compare {REFERENCE} {dearer}"
     done = subprocess.run(

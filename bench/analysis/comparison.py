@@ -146,7 +146,7 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
 
     A test is Student's t on logarithms with moderated variances (`prior`). Of those that are not
     hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures together; the
-    intervals are as wide as that choice needs (`_intervals`). `detectable`: the smallest true
+    intervals of these are as wide as that choice needs, others hold 95 % (`_intervals`). `detectable`: the smallest true
     ratio − 1 that would have been called four times in five.
     """
     found = pd.concat([_of_figure(before, after, pairs, figure) for figure in FIGURES])
@@ -272,15 +272,18 @@ def discovered(p: Array, share: float = FALSE_SHARE) -> NDArray[np.bool_]:
 
 
 def _intervals(found: pd.DataFrame, level: float) -> pd.DataFrame:
-    """At 1 − `level`, which is the share of called tests times 5 %: so of the intervals that are
-    picked out for differing 95 % hold the truth (Benjamini and Yekutieli, 2005, Journal of the
-    American Statistical Association 100), and each of them leaves out 1."""
-    half = special.stdtrit(found["freedom"], 1 - level / 2) * found["error"]
-    needed = half + special.stdtrit(found["freedom"], POWER) * found["error"]
+    """Of what is called at 1 − `level`, which is the share of called tests times 5 %: so of the
+    intervals that are picked out for differing 95 % hold the truth (Benjamini and Yekutieli, 2005,
+    Journal of the American Statistical Association 100), and each leaves out 1. Others: 95 %."""
+    freedom, error = found["freedom"].to_numpy(), found["error"].to_numpy()
+    wide = np.where(found["differs"], level, 1 - CONFIDENCE)
+    half = special.stdtrit(freedom, 1 - wide / 2) * error
+    critical = special.stdtrit(freedom, 1 - level / 2)
+    needed = special.nctdtrinc(freedom, 1 - POWER, critical) * error  # of the noncentral t
     return pd.DataFrame({
         "low": found["ratio"] * np.exp(-half), "high": found["ratio"] * np.exp(half),
         "detectable": np.expm1(needed),
-    })  # fmt: skip
+    }, index=found.index)  # fmt: skip
 
 
 def overall(

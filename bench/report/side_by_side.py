@@ -182,6 +182,9 @@ def _show_verdicts(console: Console, found: dict[str, Any], everything: bool) ->
         console.print("not judged again: the runs are of versions that knew other settings")
         return
     rows = found["verdicts"]
+    if not rows:
+        console.print("these experiments decide no claim")
+        return
     changed = sum(row["changed"] for row in rows)
     console.print(f"{changed} of {len(rows)} changed, both runs judged now by the same rules")
     for row in rows if everything else [row for row in rows if row["changed"]]:
