@@ -145,9 +145,9 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
     the apparatus in half of either run's replicates: it supports no claim), differs, and worse.
 
     A test is Student's t on logarithms with moderated variances (`prior`). Of those that are not
-    hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures together; the
-    intervals of these are as wide as that choice needs, others hold 95 % (`_intervals`). `detectable`: the smallest true
-    ratio − 1 that would have been called four times in five.
+    hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures together;
+    intervals of the called are as wide as that choice needs, others hold 95 % (`_intervals`).
+    `detectable`: the smallest true ratio − 1 that would have been called four times in five.
     """
     found = pd.concat([_of_figure(before, after, pairs, figure) for figure in FIGURES])
     found = found.reset_index(drop=True)
