@@ -223,14 +223,17 @@ def moderated(variance: Array, freedom: Array) -> tuple[Array, Array]:
     what they know, and where they do not, next to nothing is lent. Cells without any degree of
     freedom of their own stay unknown (NaN).
     """
-    own = (freedom > 0) & (variance > 0)
-    known = prior(variance[own], freedom[own])
+    own = freedom > 0
+    telling = own & (variance > 0)
+    known = prior(variance[telling], freedom[telling])
     if math.isinf(known.freedom):
         lent = np.full(variance.shape, known.variance)
     else:
-        lent = (known.freedom * known.variance + freedom * variance) / (known.freedom + freedom)
+        weights = np.maximum(known.freedom + freedom, 1)
+        lent = (known.freedom * known.variance + freedom * variance) / weights
     total = np.minimum(freedom + known.freedom, freedom[own].sum())
-    return np.where(own, lent, np.nan), np.where(own, total, np.nan)
+    sure = own & (lent > 0)  # replicates that are equal, where nobody lends, say nothing of noise
+    return np.where(sure, lent, np.nan), np.where(sure, total, np.nan)
 
 
 def prior(variances: Array, freedom: Array) -> Prior:
