@@ -63,7 +63,7 @@ ProfileOption = Annotated[
 OnlyOption = Annotated[
     str | None,
     typer.Option(
-        help="Experiments to run, separated by commas. Default: all.",
+        help="Experiments, separated by commas. Default: all.",
         autocompletion=_experiments,
     ),
 ]
@@ -259,6 +259,44 @@ def report(
 
 
 @app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="A run folder.")],
+    after: Annotated[Path, typer.Argument(help="The run folder that is held against it.")],
+    only: OnlyOption = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(help="Exit with 1 on: worse (a cell), worse:5% (by so much), verdict (lost)."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Show what does not differ, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs: which cells differ beyond noise, by how much, which verdicts changed.
+
+    Examples: bench compare results/reference results/RUN
+    · bench compare OLD NEW --only pool_sweep --fail-on worse:5%,verdict
+
+    Exit status: 0 compared; 1 --fail-on was met, and stderr says by what; 2 cannot be compared.
+    """
+    from bench.report.comparison import compare as held_against
+    from bench.report.comparison import conditions, tripped
+    from bench.report.side_by_side import show
+
+    wanted = conditions(fail_on) if fail_on is not None else {}
+    if sys.stderr.isatty():
+        typer.echo("bench: judging the claims of both runs", err=True)
+    found = held_against((before, after), _named(only))
+    met = tripped(found, wanted)
+    if as_json:
+        _print_json({**found, "failed_on": met})
+    else:
+        show(found, all_)
+    for line in met:
+        typer.echo(f"bench: {line}", err=True)
+    if met:
+        raise typer.Exit(1)
+
+
+@app.command()
 def calibrate(
     seconds: Annotated[float, typer.Option(help="Length of each measurement.")] = 2.0,
     output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = RESULTS
@@ -372,14 +410,22 @@ def _settings(base: Settings, given: dict[str, Any]) -> Settings:
     """`base` with what the user gave, checked. Raises PreflightError naming value and mend."""
     given = {name: value for name, value in given.items() if value is not None}
     if "only" in given:
-        given["only"] = tuple(name.strip() for name in given["only"].split(",") if name.strip())
-        if not given["only"]:
-            raise PreflightError("--only names no experiment; `bench list` shows them")
+        given["only"] = _named(given["only"])
     fields = ("keys", "value_bytes", "get_share")
     work: dict[str, Any] = {name: given.pop(name) for name in fields if name in given}
     settings = replace(base, workload=_workload(base.workload, work), **given)
     _check(settings)
     return settings
+
+
+def _named(only: str | None) -> tuple[str, ...]:
+    """The experiments of --only. Raises PreflightError where it names none."""
+    if only is None:
+        return ()
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    if not names:
+        raise PreflightError("--only names no experiment; `bench list` shows them")
+    return names
 
 
 def _workload(base: Workload, given: dict[str, Any]) -> Workload:

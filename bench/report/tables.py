@@ -61,7 +61,7 @@ def planned(store: Store) -> int:
 def show(store: Store, verdicts: Sequence[Verdict]) -> None:
     """Print each experiment's table, what was invalid, the certificate, the verdicts, and how far
     an unfinished run got."""
-    console = _console()
+    console = open_console()
     found = summary(store, verdicts)
     for name, records in found["tables"].items():
         module = discover()[name]
@@ -86,7 +86,7 @@ def show(store: Store, verdicts: Sequence[Verdict]) -> None:
 
 def _verdicts(verdicts: Sequence[Verdict]) -> Table:
     """A row for each, below the claim that it is a part of; reasons and rules are in the report."""
-    table = _plain_table()
+    table = plain_table()
     for head in ("claim", "outcome", "statement", "what decides it"):
         table.add_column(head, ratio=None if head in ("claim", "outcome") else 1)
     for claim in by_claim(verdicts):
@@ -96,7 +96,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def _console() -> Console:
+def open_console() -> Console:
     """As wide as the terminal; what goes to a file or a pipe is never wrapped."""
     return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False, emoji=False)
 
@@ -127,7 +127,7 @@ def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:
 
 
 def _table(names: list[str], records: list[dict[str, Any]]) -> Table:
-    table = _plain_table()
+    table = plain_table()
     for name in names:
         if _is_number(records[0][name]):  # its unit goes below its name
             table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
@@ -142,7 +142,7 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _plain_table() -> Table:
+def plain_table() -> Table:
     """Few lines and no padding: ten columns have to fit into 80 characters."""
     return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
 
@@ -169,12 +169,12 @@ def _show_gates(console: Console, gates: list[dict[str, Any]]) -> None:
 
 def show_calibration(result: dict[str, Any], output: Path) -> None:
     """Print the certificate: what was measured, what should be reached, whether it was."""
-    console = _console()
+    console = open_console()
     console.print("Calibration", _certificate(result["rows"]), f"stored in {output}", sep="\n")
 
 
 def _certificate(rows: list[dict[str, Any]]) -> Table:
-    table = _plain_table()
+    table = plain_table()
     table.add_column("what")
     table.add_column("measured", justify="right", no_wrap=True)
     table.add_column("reach", justify="right", no_wrap=True)

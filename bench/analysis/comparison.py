@@ -1,0 +1,342 @@
+"""Two runs side by side: which cells of equal settings differ beyond the scatter of their blocks.
+
+Replicates of a cell come from blocks whose server and workers start fresh, so those of one run are
+taken as independent, and those of two runs as unpaired. What the machine itself was in another hour
+is not in their scatter: only runs measured by turns can tell that apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import special
+
+from bench.analysis.replicates import APPARATUS
+from bench.analysis.statistics import CONFIDENCE, POWER, TICK_S
+from bench.model import Arrivals, Cell, Estimate, Idling, Outage, Service, Workload
+
+FALSE_SHARE = 0.05  # of the differences called, at most so many are none, on average
+DIGITS = 1e-3  # histograms keep three digits
+FEWEST_TICKS = 20  # a time of fewer is known to worse than 5 %
+FEWEST_CELLS = 3  # that can say how alike the scatters of cells are
+
+# The kinds of a cell's settings, each with a column that is known wherever it has any of them.
+KINDS: dict[type, str] = {
+    Cell: "experiment", Workload: "keys", Arrivals: "arrivals", Idling: "gap_s",
+    Outage: "begins_s", Service: "patience_s",
+}  # fmt: skip
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A column that is compared: its name for people, `shown` times as large in `unit`, and whether
+    more of it is better. A `time` comes from a histogram."""
+
+    column: str
+    name: str
+    unit: str
+    shown: float
+    more_is_better: bool = False
+    time: bool = False
+
+    def known(self, cells: pd.DataFrame) -> pd.Series[float]:
+        """Its logarithms; NaN where it says nothing. An open loop's rate is what was offered."""
+        values = cells[self.column].astype(float)
+        usable = values > (FEWEST_TICKS * TICK_S if self.time else 0)
+        if self.more_is_better:
+            usable &= cells["loop"] == "closed"
+        return np.log(values.where(usable))
+
+
+FIGURES = (
+    Figure("qps", "QPS", "/s", 1, more_is_better=True),
+    Figure("latency_p50_s", "latency p50", "ms", 1e3, time=True),
+    Figure("latency_p99_s", "latency p99", "ms", 1e3, time=True),
+    Figure("acquire_p99_s", "acquire p99", "ms", 1e3, time=True),
+    Figure("client_cpu_us_per_op", "client CPU", "µs/op", 1),
+    Figure("server_cpu_us_per_op", "server CPU", "µs/op", 1),
+    Figure("server_client_memory_bytes", "server memory", "kB", 1e-3),
+)
+
+
+class Prior(NamedTuple):
+    """What the scatters of all cells say of one: a variance, worth so many degrees of freedom."""
+
+    variance: float
+    freedom: float
+
+
+def settings_of(cells: pd.DataFrame) -> list[str]:
+    """The columns that hold a cell's settings: together they are its identity."""
+    names = dict.fromkeys(field.name for noun in KINDS for field in fields(noun))
+    return [name for name in names if name in cells]
+
+
+def known_to_one(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """Settings that only the version of one run had: blank in every cell of the other that has
+    settings of that kind at all."""
+    return [
+        field.name
+        for noun, sign in KINDS.items()
+        for field in fields(noun)
+        if field.name in before and _new(*(cells[cells[sign].notna()][field.name]
+                                           for cells in (before, after)))
+    ]  # fmt: skip
+
+
+def _new(first: pd.Series[object], second: pd.Series[object]) -> bool:
+    known = first.notna(), second.notna()
+    some = len(first) > 0 and len(second) > 0
+    return some and any(one.all() and not other.any() for one, other in (known, known[::-1]))
+
+
+def matched(before: pd.DataFrame, after: pd.DataFrame, free: Collection[str] = ()) -> pd.DataFrame:
+    """The cells of both runs that agree in every setting but those `free`: columns experiment,
+    before and after (their ids). Cells that only a free setting tells apart are left out."""
+    columns = [name for name in settings_of(before) if name not in free]
+    first, second = _by_settings(before, columns), _by_settings(after, columns)
+    rows = [(key[0], first[key], second[key]) for key in first if key in second]
+    return pd.DataFrame(rows, columns=["experiment", "before", "after"])
+
+
+def _by_settings(cells: pd.DataFrame, columns: list[str]) -> dict[tuple[object, ...], str]:
+    """The id of the cell that has these settings, where there is one alone."""
+    once = cells.drop_duplicates("cell")
+    plain = once[columns].astype(object).where(once[columns].notna(), None)
+    ids: dict[tuple[object, ...], list[str]] = {}
+    for key, cell in zip(plain.itertuples(index=False, name=None), once["cell"], strict=True):
+        ids.setdefault(tuple(map(_hashable, key)), []).append(cell)
+    return {key: cells[0] for key, cells in ids.items() if len(cells) == 1}
+
+
+def _hashable(value: object) -> object:
+    return tuple(value) if isinstance(value, np.ndarray) else value
+
+
+def differing(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """The settings of which the two runs have no value in common: why no cell matches."""
+    return [
+        name for name in settings_of(before)
+        if not _values(before[name]) & _values(after[name])
+    ]  # fmt: skip
+
+
+def _values(column: pd.Series[object]) -> set[object]:
+    return {None if _blank(value) else _hashable(value) for value in column}
+
+
+def _blank(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each pair of cells and each figure that both know, from valid last attempts.
+
+    Columns: experiment, cell, other (the ids), figure (its column), before, after (geometric
+    means), n_before, n_after, ratio (after ÷ before), low and high, p, detectable, hollow (bound by
+    the apparatus in half of either run's replicates: it supports no claim), differs, and worse.
+
+    A test is Student's t on logarithms with moderated variances (`prior`). Of those that are not
+    hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures together;
+    intervals of the called are as wide as that choice needs, others hold 95 % (`_intervals`).
+    `detectable`: the smallest true ratio − 1 that would have been called four times in five.
+    """
+    found = pd.concat([_of_figure(before, after, pairs, figure) for figure in FIGURES])
+    found = found.reset_index(drop=True)
+    tested = ~found["hollow"] & found["p"].notna()
+    found["differs"] = False
+    found.loc[tested, "differs"] = discovered(found.loc[tested, "p"].to_numpy())
+    level = FALSE_SHARE * max(int(found["differs"].sum()), 1) / max(int(tested.sum()), 1)
+    found = found.join(_intervals(found, level))
+    higher = found["figure"].isin([each.column for each in FIGURES if each.more_is_better])
+    found["worse"] = found["differs"] & ((found["ratio"] < 1) == higher)
+    return found.drop(columns=["error", "freedom"])
+
+
+def _of_figure(
+    before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame, figure: Figure
+) -> pd.DataFrame:
+    """The rows of one figure, each with its standard error and degrees of freedom."""
+    first = _summed(before, figure).reindex(pairs["before"])
+    second = _summed(after, figure).reindex(pairs["after"])
+    n, m = first["count"].to_numpy(), second["count"].to_numpy()
+    spread, freedom = _pooled(first, second)
+    if figure.time:
+        spread = spread + _coarseness(first["mean"].to_numpy())
+    variance, freedom = moderated(spread, freedom)
+    error = np.sqrt(variance * (1 / n + 1 / m))
+    shift = second["mean"].to_numpy() - first["mean"].to_numpy()
+    rows = pd.DataFrame({
+        "experiment": pairs["experiment"].to_numpy(),
+        "cell": pairs["before"].to_numpy(), "other": pairs["after"].to_numpy(),
+        "figure": figure.column,
+        "before": np.exp(first["mean"].to_numpy()), "after": np.exp(second["mean"].to_numpy()),
+        "n_before": n, "n_after": m, "ratio": np.exp(shift),
+        "p": 2 * special.stdtr(freedom, -np.abs(shift / error)),
+        "error": error, "freedom": freedom,
+        "hollow": (first["hollow"].to_numpy() >= 0.5) | (second["hollow"].to_numpy() >= 0.5),
+    })  # fmt: skip
+    kept = rows[(rows["n_before"] > 0) & (rows["n_after"] > 0)]
+    return kept.astype({"n_before": int, "n_after": int})
+
+
+def _summed(cells: pd.DataFrame, figure: Figure) -> pd.DataFrame:
+    """Of each valid cell: mean and variance of the figure's logarithms, how many, and the share of
+    its replicates that the apparatus bounds."""
+    valid = cells[cells["valid"].astype(bool)]
+    known = valid.assign(log=figure.known(valid), bound=valid["bound_by"].isin(APPARATUS))
+    grouped = known[known["log"].notna()].groupby("cell")
+    return grouped["log"].agg(["mean", "var", "count"]).assign(hollow=grouped["bound"].mean())
+
+
+def _pooled(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Array, Array]:
+    """The variance within both runs of each cell, and its degrees of freedom."""
+    n, m = (part["count"].fillna(0).to_numpy(float) for part in (first, second))
+    freedom = np.maximum(n - 1, 0) + np.maximum(m - 1, 0)
+    freedom[(n == 0) | (m == 0)] = 0
+    squares = sum(
+        part["var"].fillna(0).to_numpy() * np.maximum(count - 1, 0)
+        for part, count in ((first, n), (second, m))
+    )
+    return np.where(freedom > 0, squares / np.maximum(freedom, 1), np.nan), freedom
+
+
+def _coarseness(logs: Array) -> Array:
+    """The variance of a logarithm that only rounding gives: equal readings are not exact ones."""
+    step = np.maximum(TICK_S / np.exp(logs), DIGITS)
+    return np.asarray(step**2 / 12)
+
+
+def moderated(variance: Array, freedom: Array) -> tuple[Array, Array]:
+    """Each cell's variance drawn to what all cells' say, with the degrees of freedom that it gains.
+
+    Smyth (2004, Statistical Applications in Genetics and Molecular Biology 3, article 3): three
+    replicates know their own scatter badly; where many cells scatter alike, they lend each other
+    what they know, and where they do not, next to nothing is lent. Cells without any degree of
+    freedom of their own stay unknown (NaN).
+    """
+    own = freedom > 0
+    telling = own & (variance > 0)
+    known = prior(variance[telling], freedom[telling])
+    if math.isinf(known.freedom):
+        lent = np.full(variance.shape, known.variance)
+    else:
+        weights = np.maximum(known.freedom + freedom, 1)
+        lent = (known.freedom * known.variance + freedom * variance) / weights
+    total = np.minimum(freedom + known.freedom, freedom[own].sum())
+    sure = own & (lent > 0)  # replicates that are equal, where nobody lends, say nothing of noise
+    return np.where(sure, lent, np.nan), np.where(sure, total, np.nan)
+
+
+def prior(variances: Array, freedom: Array) -> Prior:
+    """Fitted by the moments of the variances' logarithms (Smyth, 2004, section 6.2); nothing is
+    lent (0 degrees of freedom) by fewer than three cells."""
+    if variances.size < FEWEST_CELLS:
+        return Prior(0.0, 0.0)
+    half = freedom / 2
+    centred = np.log(variances) - special.digamma(half) + np.log(half)
+    excess = float(centred.var(ddof=1) - special.polygamma(1, half).mean())
+    if excess <= 0:  # they scatter no less alike than chance alone would have it
+        return Prior(math.exp(centred.mean()), math.inf)
+    lent = _trigamma_inverse(excess)
+    return Prior(math.exp(centred.mean() + special.digamma(lent) - math.log(lent)), 2 * lent)
+
+
+def _trigamma_inverse(value: float) -> float:
+    """By Newton's method on 1 ÷ trigamma, which is nearly straight (Smyth, 2004, appendix)."""
+    found = 0.5 + 1 / value
+    for _ in range(50):
+        trigamma = float(special.polygamma(1, found))
+        step = trigamma * (1 - trigamma / value) / float(special.polygamma(2, found))
+        found += step
+        if -step < 1e-9 * found:
+            break
+    return found
+
+
+def discovered(p: Array, share: float = FALSE_SHARE) -> NDArray[np.bool_]:
+    """Which of these tests to call, so that on average at most `share` of the called are false.
+
+    Benjamini and Hochberg (1995, Journal of the Royal Statistical Society B 57): all up to the
+    largest p(k) ≤ share · k ÷ m, counted from the smallest. Where nothing differs, it calls
+    anything at all in at most `share` of comparisons.
+    """
+    ordered = np.sort(p)
+    below = np.flatnonzero(ordered <= share * np.arange(1, p.size + 1) / max(p.size, 1))
+    return np.asarray(p <= ordered[below[-1]]) if below.size else np.zeros(p.size, bool)
+
+
+def _intervals(found: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Of what is called at 1 − `level`, which is the share of called tests times 5 %: so of the
+    intervals that are picked out for differing 95 % hold the truth (Benjamini and Yekutieli, 2005,
+    Journal of the American Statistical Association 100), and each leaves out 1. Others: 95 %."""
+    freedom, error = found["freedom"].to_numpy(), found["error"].to_numpy()
+    wide = np.where(found["differs"], level, 1 - CONFIDENCE)
+    half = special.stdtrit(freedom, 1 - wide / 2) * error
+    critical = special.stdtrit(freedom, 1 - level / 2)
+    needed = special.nctdtrinc(freedom, 1 - POWER, critical) * error  # of the noncentral t
+    return pd.DataFrame({
+        "low": found["ratio"] * np.exp(-half), "high": found["ratio"] * np.exp(half),
+        "detectable": np.expm1(needed),
+    }, index=found.index)  # fmt: skip
+
+
+def overall(
+    before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame, found: pd.DataFrame
+) -> list[tuple[str, Figure, int, Estimate]]:
+    """The geometric mean of the ratios of an experiment's cells, by experiment and figure, with how
+    many cells it is over. Hollow ones are left out.
+
+    Cells of a block share its server's start: so the block is the unit. Its mean over the cells is
+    one value of its run, and Welch's t on those of both runs gives the interval.
+    """
+    solid = found[found["p"].notna() & ~found["hollow"]]
+    return [
+        (str(experiment), figure, len(own), _mean_change(before, after, own, figure))
+        for experiment in dict.fromkeys(pairs["experiment"])
+        for figure in FIGURES
+        if len(own := solid[(solid["experiment"] == experiment)
+                            & (solid["figure"] == figure.column)]) > 1
+    ]  # fmt: skip
+
+
+def _mean_change(
+    before: pd.DataFrame, after: pd.DataFrame, own: pd.DataFrame, figure: Figure
+) -> Estimate:
+    first = _block_means(before, own["cell"].tolist(), figure)
+    second = _block_means(after, own["other"].tolist(), figure)
+    return welch(first, second)
+
+
+def _block_means(cells: pd.DataFrame, ids: Sequence[str], figure: Figure) -> Array:
+    """The mean logarithm over these cells in their first block, their second, and so on, as long as
+    all of them have one."""
+    valid = cells[cells["valid"].astype(bool) & cells["cell"].isin(ids)]
+    known = valid.assign(log=figure.known(valid)).dropna(subset=["log"]).sort_values("block")
+    known["turn"] = known.groupby("cell").cumcount()
+    table = known.pivot(index="turn", columns="cell", values="log").dropna()
+    return np.asarray(table.mean(axis=1).to_numpy(float))
+
+
+def welch(first: Array, second: Array) -> Estimate:
+    """exp of the difference of two means of logarithms, with Welch's t interval (Welch, 1947,
+    Biometrika 34); fewer than two values on a side give none."""
+    n = min(first.size, second.size)
+    value = float(np.exp(second.mean() - first.mean())) if n else math.nan
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, "", n, ("no interval: 2 blocks needed",))
+    parts = np.array([first.var(ddof=1) / first.size, second.var(ddof=1) / second.size])
+    if not parts.any():
+        return Estimate(value, value, value, "", n)
+    freedom = parts.sum() ** 2 / (parts**2 / [first.size - 1, second.size - 1]).sum()
+    half = special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * math.sqrt(parts.sum())
+    low, high = value * np.exp(np.array([-half, half]))
+    return Estimate(value, float(low), float(high), "", n)
