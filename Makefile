@@ -23,11 +23,11 @@ help:  ## this list
 	@echo "    PYTHON      the Python to build .venv with, 3.11 or later (default python3)"
 
 # REDIS_URL is not named below: make hands its environment down, and a command line can be read by others.
-bench: setup  ## measure: set up, run every experiment of PROFILE, draw the plots
+bench: setup  ## measure: set up, run every experiment of PROFILE, write the report
 	@.venv/bin/bench run $(if $(PROFILE),--profile "$(PROFILE)") $(if $(WORKERS),--workers "$(WORKERS)") \
 	    $(if $(ONLY),--only "$(ONLY)") $(if $(RESUME),--resume "$(RESUME)") $(ARGS)
 
-report: setup  ## tables, figures and notebooks of a stored run again
+report: setup  ## verdicts, figures and report of a stored run again (ARGS=--notebooks: those too)
 	@.venv/bin/bench report $(if $(RUN),"$(RUN)") $(ARGS)
 
 calibrate: setup  ## the generator beside stock Locust and redis-benchmark on this machine
@@ -53,8 +53,9 @@ lint: setup  ## ruff and mypy
 	@.venv/bin/python -m ruff check .
 	@.venv/bin/python -m mypy
 
-notebooks: setup  ## the committed notebooks again, executed on results/reference
+notebooks: setup  ## the committed notebooks again, and the README's verdicts, from results/reference
 	@.venv/bin/python -c 'from bench.report.notebooks import refresh; refresh()'
+	@.venv/bin/python -c 'from bench.report.readme import refresh; refresh()'
 
 lock:  ## the locks again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@$(compile) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)

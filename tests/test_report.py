@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, Page
 from bench.experiments import discover, pool_sweep
 from bench.model import BenchError, PreflightError
 from bench.report.publishing import publish
+from bench.report.readme import with_verdicts
 from bench.report.story import HEADLINE
 from bench.store import Store
 
@@ -215,3 +216,10 @@ def test_a_folder_in_the_way_of_the_page_is_said_in_one_line(tmp_path: Path) -> 
     (tmp_path / "run" / "report.html").mkdir()
     with pytest.raises(BenchError, match=r"report\.html cannot be written"):
         publish(Store.open(tmp_path / "run"))
+
+
+def test_the_readme_tells_the_verdicts_of_the_committed_run() -> None:
+    readme = (REFERENCE.parents[1] / "README.md").read_text("utf-8")
+    told = with_verdicts(readme, Store.open(REFERENCE))
+    assert told == readme, "make notebooks writes them again"
+    assert len(re.findall(r"^\| C\d+\w* \|", told, re.MULTILINE)) == 16
