@@ -19,7 +19,7 @@ from bench.model import Settings, Verdict
 from bench.report.drawing import Drawn
 from bench.report.page import environment_rows, invalid_cells
 from bench.report.tables import certificate_rows, planned, readable
-from bench.report.verdicts import Claim, by_claim
+from bench.report.verdicts import OUTCOMES, Claim, by_claim
 from bench.store import Store, stored_settings
 
 # What a reviewer looks at first, in this order.
@@ -73,8 +73,7 @@ class Story:
     def tally(self) -> dict[str, int]:
         """How many verdicts came out how."""
         outcomes = [verdict.outcome for claim in self.claims for verdict in claim.verdicts]
-        order = ("supported", "refuted", "undecided", "not run")
-        return {name: outcomes.count(name) for name in order if name in outcomes}
+        return {name: outcomes.count(name) for name in OUTCOMES if name in outcomes}
 
 
 def tell(store: Store, verdicts: Sequence[Verdict], drawn: Sequence[Drawn]) -> Story:

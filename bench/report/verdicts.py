@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from bench.experiments import chosen, discover
 from bench.model import Outcome, Verdict
 from bench.store import Store
 
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)  # in the order in which they are told
 NOT_RUN: Outcome = "not run"
 
 
@@ -36,7 +37,7 @@ class Claim(NamedTuple):
         outcomes = Counter(verdict.outcome for verdict in self.verdicts)
         if len(outcomes) == 1:
             return str(*outcomes)
-        return ", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common())
+        return ", ".join(f"{outcomes[each]} {each}" for each in OUTCOMES if each in outcomes)
 
 
 def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
