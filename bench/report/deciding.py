@@ -75,7 +75,11 @@ def limits_said(verdict: Verdict) -> str:
     limits = verdict.limits.get(found[0], ()) if found else ()
     if not found or not limits:
         return ""
-    said = " and ".join(spoken(limit, found[1].unit) for limit in limits)
+    unit = found[1].unit
+    said = " and ".join(
+        spoken(limit, unit) if unit in _SI_UNITS else f"{limit:,g}".replace("-", "−")
+        for limit in limits
+    )
     return f"limit {said}" if len(limits) == 1 else f"limits {said}"
 
 
