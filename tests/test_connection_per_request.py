@@ -29,7 +29,7 @@ from bench.experiments.connection_per_request import (
     Environment,
 )
 from bench.model import Cell, Estimate, Observation, Percentiles, Profile, Verdict, Workload
-from bench.report.verdicts import decide
+from bench.report.verdicts import judge
 from bench.store import Store
 
 PROFILES = get_args(Profile)
@@ -352,7 +352,7 @@ def test_pairs_are_made_within_blocks(usual: Store) -> None:
 def test_two_replicates_and_a_smoke_run_decide_nothing(tmp_path: Path) -> None:
     assert set(outcomes(stored(tmp_path / "two", replicates=2)).values()) == {"undecided"}
     smoke = stored(tmp_path / "smoke", profile="smoke", replicates=1)
-    found = decide(smoke)
+    found = judge(smoke, ["connection_per_request"])
     assert {verdict.outcome for verdict in found} == {"undecided"}
     assert [verdict.claim for verdict in found if not verdict.cells] == ["C3c"]
 

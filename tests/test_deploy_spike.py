@@ -28,7 +28,7 @@ from said import Changed, typed_numbers
 from bench.experiments import deploy_spike
 from bench.experiments.deploy_spike import BIG, COVERING, POOLS, SMALL
 from bench.model import Cell, Estimate, Profile, Verdict, Workload
-from bench.report.verdicts import decide
+from bench.report.verdicts import judge
 from bench.store import Store
 
 PROFILES = get_args(Profile)
@@ -353,7 +353,7 @@ def test_the_rule(found: list[Estimate], outcome: str) -> None:
 def test_two_replicates_and_a_smoke_run_decide_nothing(tmp_path: Path) -> None:
     assert set(outcomes(stored(tmp_path / "two", replicates=2)).values()) == {"undecided"}
     smoke = stored(tmp_path / "smoke", profile="smoke")
-    assert {verdict.outcome for verdict in decide(smoke)} == {"undecided"}
+    assert {verdict.outcome for verdict in judge(smoke, ["deploy_spike"])} == {"undecided"}
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from bench.experiments import reference_case as case
 from bench.figures.style import CROSS
 from bench.load.recorder import new_histogram
 from bench.model import Cell, Estimate, Observation, Percentiles, Profile, Verdict, Workload
-from bench.report.verdicts import decide
+from bench.report.verdicts import judge
 from bench.store import Store
 
 PROFILES = get_args(Profile)
@@ -506,7 +506,7 @@ def test_only_the_last_attempt_at_a_cell_counts(ideal: Store, cells: pd.DataFram
 
 def test_a_smoke_run_decides_nothing(tmp_path: Path) -> None:
     store = stored(tmp_path / "run", profile="smoke")
-    assert {verdict.outcome for verdict in decide(store)} == {"undecided"}
+    assert {verdict.outcome for verdict in judge(store, ["reference_case"])} == {"undecided"}
 
 
 # The knee
