@@ -7,7 +7,7 @@ UV ?= uv
 .DELETE_ON_ERROR:
 # A measurement beside the tests would measure the tests.
 .NOTPARALLEL:
-.PHONY: help bench report calibrate worker ui lab test test-slow lint notebooks lock setup clean FORCE
+.PHONY: help bench report calibrate worker ui lab test test-slow lint notebooks clients lock setup clean FORCE
 
 help:  ## this list
 	@echo "Targets:"
@@ -56,6 +56,10 @@ lint: setup  ## ruff and mypy
 notebooks: setup  ## the committed notebooks again, and the README's verdicts, from results/reference
 	@.venv/bin/python -c 'from bench.report.notebooks import refresh; refresh()'
 	@.venv/bin/python -c 'from bench.report.readme import refresh; refresh()'
+
+clients: setup  ## docs/clients.md again, from what `bench size` knows
+	@.venv/bin/python -c 'from pathlib import Path; from bench.sizing.page import clients_page; \
+	    Path("docs/clients.md").write_text(clients_page())'
 
 lock:  ## the locks again from pyproject.toml (needs uv; ARGS=--upgrade for newer versions)
 	@$(compile) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)
