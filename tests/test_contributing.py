@@ -22,6 +22,13 @@ SEAM = ("tests/test_layout.py", "tests/test_experiments.py")
 pytestmark = pytest.mark.slow
 
 
+def _files(folder: Path) -> set[str]:
+    """Without what Python and pytest keep for themselves."""
+    kept = (path for path in folder.rglob("*") if path.is_file())
+    names = {str(path.relative_to(folder)) for path in kept}
+    return {n for n in names if "__pycache__" not in n and not n.startswith(".")}
+
+
 def _run(copy: Path, *command: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
@@ -41,9 +48,12 @@ def test_the_example_is_listed_measured_judged_and_shown(tmp_path: Path) -> None
     said = [_run(tmp_path, str(scripts / c.split()[0]), *c.split()[1:]) for c in COMMANDS]
     assert "value_size" in said[1]
     (run,) = (path.parent for path in tmp_path.glob("results/*/run.json"))
-    verdicts = json.loads((run / "verdicts.json").read_text())
-    assert "undecided" in json.dumps(verdicts)
+    verdicts = {v["claim"]: v for v in json.loads((run / "verdicts.json").read_text())}
+    assert verdicts["V1"]["outcome"] == "undecided"  # a smoke run decides nothing
+    assert verdicts["V1"]["estimates"]["ratio"]["n"] == 1
     assert (run / "figures" / "value_size.png").exists()
     assert (run / "notebooks" / "09_value_size.html").exists()
     _run(tmp_path, sys.executable, "-m", "pytest", "-q", *SEAM)
     assert all((ROOT / n).read_bytes() == (tmp_path / n).read_bytes() for n in listed)
+    added = {n for n in _files(tmp_path) if not n.startswith("results/")} - set(listed)
+    assert added == {*FILES, "notebooks/09_value_size.ipynb"}
