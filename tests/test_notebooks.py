@@ -91,10 +91,9 @@ def texts(notebook: Any, kind: str) -> list[str]:
 # As stored
 
 
-def test_every_experiment_has_one_notebook() -> None:
-    """And a notebook, one or several."""
+def test_every_notebook_shows_some_experiment() -> None:
     named = [re.sub(r"^\d+_", "", path.stem) for path in STORED]
-    assert sorted(named) == sorted({notebook_of(module) for module in discover().values()})
+    assert set(named) <= {notebook_of(module) for module in discover().values()}
 
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)

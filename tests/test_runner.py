@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.experiments import chosen, discover, instrument
+from bench.experiments import chosen, instrument
 from bench.experiments.pool_sweep import POOL_SIZES, RTTS_S, plan, turn_s
 from bench.model import Cell, PreflightError, Workload
 
@@ -141,22 +141,3 @@ def test_a_cells_identity_is_every_setting() -> None:
 def test_an_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(PreflightError, match="did you mean “pool_sweep”"):
         chosen(("pool_sweeps",))
-
-
-def test_every_experiment_offers_what_the_runner_and_the_report_ask_for() -> None:
-    for module in discover().values():
-        assert module.QUESTION.endswith("?")
-        for profile in ("smoke", "standard", "full"):
-            made = module.plan(profile, Workload(), 1)
-            assert made.cells
-            # Lanes of one block are replicates too, and a storm is judged by nobody.
-            few = profile == "smoke" or module.NAME in ("idle_eviction", "reconnect_storm")
-            assert made.replicates >= (1 if few else 3)
-            assert len(made.blocks) == made.replicates + made.apart_replicates
-            assert made.measurements == (
-                len(made.cells) * made.replicates
-                + len(made.once)
-                + len(made.apart) * made.apart_replicates
-            )
-        for name in ("tables", "claims", "figures"):
-            assert callable(getattr(module, name))

@@ -1,6 +1,7 @@
 """What a client's pool does when it is told nothing, and where that becomes a trap.
 
-Read in each client's own source at the version that `clients` names; None: there is no such thing.
+From each client's source or documentation, at the version that `clients` names; None: there is no
+such thing.
 """
 
 from __future__ import annotations
