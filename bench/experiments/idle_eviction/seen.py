@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.replicates import last_attempts
+from bench.analysis.statistics import recorded
 from bench.experiments.idle_eviction.lanes import (
     C12B,
     CLIENTS,
@@ -91,12 +92,8 @@ def healthy_p99_s(known: pd.DataFrame) -> float:
 def slow_count(row: Any, store: Store, limit_s: float) -> int:
     """How many answered requests of a cell's bursts after a gap took longer."""
     answered = store.histogram(row.cell, row.block, row.attempt, "answered")
-    counts = answered.get_recorded_iterator()
-    return sum(
-        each.count_at_value_iterated_to
-        for each in counts
-        if each.value_iterated_to > limit_s * TICKS_PER_S
-    )
+    ticks, counts = recorded(answered)
+    return int(counts[ticks > limit_s * TICKS_PER_S].sum())
 
 
 def combinations(known: pd.DataFrame, store: Store) -> pd.DataFrame:
