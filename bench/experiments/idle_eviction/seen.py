@@ -25,7 +25,7 @@ from bench.experiments.idle_eviction.lanes import (
     TRAPS,
 )
 from bench.model import OUTCOMES
-from bench.store import Store
+from bench.store import Store, derived
 
 SLOW = 10.0
 TICKS_PER_S = 1e6  # histograms count whole microseconds
@@ -35,6 +35,7 @@ MATRIX = (*PARTS, *PAIRS, FIX, C12B, *CLIENTS)
 AT_ONCE = ("closed", "reset", "broken pipe", "refused")
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts, with the world's time of each trap, `path_s`; `huge`: the incident's own
     two, before the fix and after it, which are shown and not judged."""
@@ -43,6 +44,7 @@ def measured(cells: pd.DataFrame) -> pd.DataFrame:
     return known.assign(path_s=path_s, huge=known["keep_requests"])
 
 
+@derived
 def bursts(known: pd.DataFrame) -> pd.DataFrame:
     """A row per burst of these cells, with what became of its requests as columns: `ok`, `retried`,
     `failed`, and `first …`, of the first commands on connections that were no fresh ones."""
@@ -96,6 +98,7 @@ def slow_count(row: Any, store: Store, limit_s: float) -> int:
     return int(counts[ticks > limit_s * TICKS_PER_S].sum())
 
 
+@derived
 def combinations(known: pd.DataFrame, store: Store) -> pd.DataFrame:
     """A row per defence, trap and time of the path: requests after a gap, those that `failed` with
     an error or without a connection, those that were `slow`, and the share of both."""
