@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 import math
+import operator
 import os
 import shlex
 import time
@@ -63,6 +64,8 @@ _APART = {"cell", "gates", "series", "histograms", "requests"}
 _NESTED = {Workload, Arrivals | None, Idling | None, Outage | None, Service | None}
 _TIMES = ("intended_s", "sent_s", "acquired_s", "done_s")
 _Noun = TypeVar("_Noun", Settings, Workload)
+_Asked = typing.ParamSpec("_Asked")
+_Made = TypeVar("_Made")
 
 
 class Store:
@@ -334,6 +337,26 @@ def load_cells(folder: Path | str) -> pd.DataFrame:
             f"{folder} holds no finished cell yet: complete it with {how_to_resume(folder)}"
         )
     return store.cells()
+
+
+def derived(derive: Callable[_Asked, _Made]) -> Callable[_Asked, _Made]:
+    """Keeps what `derive` made of its last arguments: figures, findings and prose of an experiment
+    rest on the same tables, and reading these from histograms and requests is most of their time.
+
+    Arguments are the same if they are the same objects: a table of stored cells is never changed.
+    """
+    asked: tuple[Any, ...] | None = None
+    made: Any = None
+
+    @functools.wraps(derive)
+    def kept(*given: _Asked.args, **named: _Asked.kwargs) -> _Made:
+        nonlocal asked, made
+        if asked is None or named or not all(map(operator.is_, given, asked)):
+            asked, made = None, derive(*given, **named)
+            asked = None if named else given
+        return typing.cast(_Made, made)
+
+    return kept
 
 
 def how_to_resume(folder: Path | str) -> str:

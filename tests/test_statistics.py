@@ -20,6 +20,7 @@ from bench.analysis.statistics import (
     median_spread,
     proportion,
     quantiles,
+    recorded,
     samples_needed,
     summarise,
     t_interval,
@@ -34,6 +35,22 @@ def histogram_of(values: list[int]) -> HdrHistogram:
     for value in values:
         histogram.record_value(value)
     return histogram
+
+
+@pytest.mark.parametrize(
+    "empty", [(1, 60_000_000, 3), (1, 3_600_000_000, 2), (1_000, 10**9, 3)], ids=str
+)
+def test_what_was_recorded_is_what_the_library_s_own_iterator_yields(empty: tuple[int]) -> None:
+    histogram = HdrHistogram(*empty)
+    for value in np.random.default_rng(1).lognormal(8, 3, 3_000):
+        histogram.record_value(int(value))
+    for each in (histogram, HdrHistogram.decode(histogram.encode()), HdrHistogram(*empty)):
+        steps = [
+            (step.value_iterated_to, step.count_at_value_iterated_to)
+            for step in each.get_recorded_iterator()
+        ]
+        ticks, counts = recorded(each)
+        assert list(zip(ticks.tolist(), counts.tolist(), strict=True)) == steps
 
 
 @pytest.mark.parametrize(

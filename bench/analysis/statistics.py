@@ -26,6 +26,7 @@ RATIOS = ("×", "")  # units of what is told on logs
 EQUIVALENCE_REPLICATES = 5  # rule 5: from here up equivalence may be claimed
 
 Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 class Spread(NamedTuple):
@@ -79,6 +80,22 @@ def samples_needed(p: float, confidence: float = CONFIDENCE) -> int:
 def enough(p: float, n: int) -> bool:
     """Whether n samples suffice to state the p-quantile (p as a share: 0.99)."""
     return n >= samples_needed(p)
+
+
+def recorded(histogram: HdrHistogram) -> tuple[Counts, Counts]:
+    """The values a histogram holds, each as the highest of those it cannot tell apart, and how
+    often.
+
+    The library's own iterator visits every slot in Python, most of them empty: it was three
+    quarters of judging a run and a third of drawing it.
+    """
+    counts = np.ctypeslib.as_array(histogram.counts)
+    slots = np.flatnonzero(counts)
+    # Slots come in halves of a bucket, and each bucket's are twice as wide as the one's before.
+    bucket = np.maximum((slots >> histogram.sub_bucket_half_count_magnitude) - 1, 0)
+    width = bucket + histogram.unit_magnitude
+    place = slots - (bucket << histogram.sub_bucket_half_count_magnitude)
+    return ((place + 1) << width) - 1, counts[slots].astype(np.int64)
 
 
 def summarise(histogram: HdrHistogram, above_range: int = 0) -> Percentiles:

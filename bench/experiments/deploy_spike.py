@@ -50,7 +50,7 @@ from bench.model import (
     Verdict,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "deploy_spike"
 QUESTION = "Does a big pool absorb the spike of a deploy?"
@@ -228,6 +228,7 @@ def recovery_s(
     return max(0.0, spike_begins_s + last * BUCKET_S - since_s)
 
 
+@derived
 def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The last attempts with what callers felt, and whether it is evidence (`counts`)."""
     last = last_attempts(cells)

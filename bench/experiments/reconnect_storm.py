@@ -27,7 +27,7 @@ from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import MUTED, marker, pool_style
 from bench.figures.units import digits, si
 from bench.model import Arrivals, Cell, Fault, Idling, Outage, Plan, Profile, Verdict, Workload
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "reconnect_storm"
 QUESTION = "What does a pool's size, and a pause between attempts, make of a reconnect storm?"
@@ -84,6 +84,7 @@ class Seen(NamedTuple):
     failed_share: float
 
 
+@derived
 def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The last attempts, with what was seen of the storm."""
     known = last_attempts(cells)

@@ -37,7 +37,7 @@ from bench.analysis.replicates import (
     replicates_in,
 )
 from bench.analysis.sentences import as_factor, counted, why_undecided
-from bench.analysis.statistics import TICK_S, Equivalence, equivalence, log_t_interval
+from bench.analysis.statistics import TICK_S, Equivalence, equivalence, log_t_interval, recorded
 from bench.figures.axes import linear_axis, log_axis
 from bench.figures.cells import draw_line, draw_pool_sizes, small_print
 from bench.figures.curves import draw_theory, label_ends
@@ -1030,8 +1030,8 @@ def _time_at(held: list[HdrHistogram]) -> np.ndarray:
     """The share of the time for which each number of connections was held."""
     total = np.zeros(1 + max(each.get_max_value() for each in held))
     for each in held:
-        for step in each.get_recorded_iterator():
-            total[step.value_iterated_to] += step.count_at_value_iterated_to
+        numbers, lasted = recorded(each)
+        total[numbers] += lasted
     return np.asarray(total / total.sum())
 
 

@@ -41,7 +41,7 @@ from bench.model import (
     Verdict,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "stuck_call"
 QUESTION = "Does an acquire timeout keep one stuck Redis from taking the service down?"
@@ -162,6 +162,7 @@ class Seen(NamedTuple):
     calls_lost: int
 
 
+@derived
 def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The last attempts, with policy, fault, and what was seen of the outage."""
     known = last_attempts(cells)

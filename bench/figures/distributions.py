@@ -9,7 +9,7 @@ from hdrh.histogram import HdrHistogram
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike, NDArray
 
-from bench.analysis.statistics import TICK_S, enough
+from bench.analysis.statistics import TICK_S, enough, recorded
 from bench.figures.axes import linear_axis, log_axis, percentile_axis
 from bench.figures.style import Style
 
@@ -32,12 +32,8 @@ def of_times(times_s: ArrayLike) -> Distribution:
 
 def of_histogram(histogram: HdrHistogram) -> Distribution:
     """The distribution that a stored histogram of whole microseconds holds."""
-    steps = [  # read one by one: the iterator hands out the same object each time
-        (step.value_iterated_to * TICK_S, step.count_at_value_iterated_to)
-        for step in histogram.get_recorded_iterator()
-    ]
-    times_s, counts = zip(*steps, strict=True) if steps else ((), ())
-    return _counted(np.array(times_s, dtype=float), np.array(counts, dtype=np.int64))
+    ticks, counts = recorded(histogram)
+    return _counted(ticks * TICK_S, counts)
 
 
 def _counted(times_s: Floats, counts: NDArray[Any]) -> Distribution:

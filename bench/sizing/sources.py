@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.analysis.statistics import recorded
 from bench.model import PreflightError
 from bench.sizing.holds import MOST_S, HoldTimes, measured
 from bench.sizing.quantities import DURATIONS, PATH_SHOWN, per_second, shown, span
@@ -235,11 +236,7 @@ def _merged(file: Path, payloads: list[str]) -> Any:
 
 def _counted(histogram: Any) -> tuple[Array, Counts]:
     """The values recorded, each as the middle of its bucket, and how often."""
-    pairs = [  # taken apart at once: the iterator hands out one object, changed each time
-        (item.value_iterated_to, item.count_at_value_iterated_to)
-        for item in histogram.get_recorded_iterator()
-    ]
-    highest, counts = np.array(pairs, dtype=np.int64).T
+    highest, counts = recorded(histogram)
     lowest = [histogram.get_lowest_equivalent_value(int(value)) for value in highest]
     return np.add(lowest, highest) / 2, counts
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.replicates import last_attempts
+from bench.analysis.statistics import recorded
 from bench.experiments.idle_eviction.lanes import (
     C12B,
     CLIENTS,
@@ -24,7 +25,7 @@ from bench.experiments.idle_eviction.lanes import (
     TRAPS,
 )
 from bench.model import OUTCOMES
-from bench.store import Store
+from bench.store import Store, derived
 
 SLOW = 10.0
 TICKS_PER_S = 1e6  # histograms count whole microseconds
@@ -34,6 +35,7 @@ MATRIX = (*PARTS, *PAIRS, FIX, C12B, *CLIENTS)
 AT_ONCE = ("closed", "reset", "broken pipe", "refused")
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts, with the world's time of each trap, `path_s`; `huge`: the incident's own
     two, before the fix and after it, which are shown and not judged."""
@@ -42,6 +44,7 @@ def measured(cells: pd.DataFrame) -> pd.DataFrame:
     return known.assign(path_s=path_s, huge=known["keep_requests"])
 
 
+@derived
 def bursts(known: pd.DataFrame) -> pd.DataFrame:
     """A row per burst of these cells, with what became of its requests as columns: `ok`, `retried`,
     `failed`, and `first …`, of the first commands on connections that were no fresh ones."""
@@ -91,14 +94,11 @@ def healthy_p99_s(known: pd.DataFrame) -> float:
 def slow_count(row: Any, store: Store, limit_s: float) -> int:
     """How many answered requests of a cell's bursts after a gap took longer."""
     answered = store.histogram(row.cell, row.block, row.attempt, "answered")
-    counts = answered.get_recorded_iterator()
-    return sum(
-        each.count_at_value_iterated_to
-        for each in counts
-        if each.value_iterated_to > limit_s * TICKS_PER_S
-    )
+    ticks, counts = recorded(answered)
+    return int(counts[ticks > limit_s * TICKS_PER_S].sum())
 
 
+@derived
 def combinations(known: pd.DataFrame, store: Store) -> pd.DataFrame:
     """A row per defence, trap and time of the path: requests after a gap, those that `failed` with
     an error or without a connection, those that were `slow`, and the share of both."""

@@ -28,7 +28,7 @@ from bench.experiments.sizing_rule.loads import SERVER_CONTROL, Load
 from bench.figures.units import si
 from bench.load.recorder import IN_FLIGHT
 from bench.model import LONG_WAIT_S, Estimate, Pod
-from bench.store import Store
+from bench.store import Store, derived
 
 CLOSE = 1  # connections between predicted and measured, up to `CLOSE_UP_TO` in flight
 CLOSE_UP_TO, CLOSE_SHARE = 20, 0.05
@@ -75,6 +75,7 @@ def _placed(row: Any, pod: dict[str, Any], sound: set[Any]) -> dict[str, Any]:
 LOAD = ["qps_offered", "rtt_s", "peak_to_mean"]
 
 
+@derived
 def needs(cells: pd.DataFrame) -> list[Need]:
     """N* of each load and block, where the control and every step are evidence."""
     table = pods(cells)
@@ -144,6 +145,7 @@ class Answer(NamedTuple):
         return off <= (CLOSE if self.in_flight <= CLOSE_UP_TO else CLOSE_SHARE * self.measured)
 
 
+@derived
 def answers(cells: pd.DataFrame, store: Store) -> list[Answer]:
     """Each load whose N* lies within the sizes measured, by mean in flight."""
     found: dict[Load, list[Need]] = {}

@@ -34,7 +34,7 @@ from bench.experiments.sizing_rule.verdicts import judge_rule, power, said_law
 from bench.figures import audit
 from bench.figures.units import si
 from bench.model import Verdict
-from bench.store import Store
+from bench.store import Store, derived
 
 
 class Story(NamedTuple):
@@ -49,6 +49,7 @@ class Story(NamedTuple):
     held: dict[Load, Held]
 
 
+@derived
 def story(cells: pd.DataFrame, store: Store) -> Story:
     """Reads the histograms and requests of the controls."""
     told = answers(cells, store)
