@@ -27,6 +27,7 @@ PAIRING = {
     "formats": "ipynb,py:percent",
     "notebook_metadata_filter": "-jupytext.text_representation.jupytext_version",
 }
+OVERVIEW = "overview"
 TIMEOUT_S = 300  # for one cell of a notebook
 STOP_POLL_S = 0.1
 # The usual page fetches scripts from the network and is as wide as the screen.
@@ -86,8 +87,8 @@ def _refreshed(script: Path) -> Path:
 
 
 def _of(experiments: Iterable[str], pattern: str = "*.ipynb") -> list[Path]:
-    """The notebooks, named NN_name, that show these experiments; one may show several."""
-    wanted = {notebook_of(module) for module in chosen(tuple(experiments))}
+    """The notebooks, named NN_name, that show these experiments, one or several, or every run."""
+    wanted = {OVERVIEW, *(notebook_of(module) for module in chosen(tuple(experiments)))}
     return [path for path in sorted(SOURCE.glob(pattern)) if _name(path) in wanted]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from html import escape
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ from bench.analysis.replicates import last_attempts
 from bench.analysis.sentences import not_run
 from bench.figures.style import STYLE
 from bench.model import PreflightError
+from bench.report.deciding import decided_by
 from bench.report.tables import certificate_rows, readable
-from bench.report.verdicts import judge
+from bench.report.verdicts import by_claim, judge, judge_all
 from bench.store import Store, load_cells
 
 INLINE_DPI = 96
@@ -62,16 +64,44 @@ class NothingToShow(PreflightError):
 
 
 def open_run(folder: str, *experiments: str) -> Run:
-    """Read a run. Raises NothingToShow where there is none, or it holds no cell of these."""
+    """Read a run: the cells of these experiments, or all where none is named. Raises NothingToShow
+    where there is none, or it holds no cell of these."""
     try:
         cells, store = load_cells(folder), Store.open(folder)
     except PreflightError as error:
         raise NothingToShow(f"Nothing to show: {error}") from None
-    own = cells[cells["experiment"].isin(experiments)]
+    own = cells[cells["experiment"].isin(experiments)] if experiments else cells
     if own.empty:
         named = " or ".join(experiments)
         raise NothingToShow(f"Nothing to show: {folder} holds no cell of {named}")
     return Run(own, cells, store)
+
+
+def runs(beside: str) -> HTML | Markdown:
+    """The runs in the folder that holds this one, the newest first, as a notebook's parameter has
+    them."""
+    parent = Path(beside).parent if Path(beside).name != ".." else Path(beside, "..")
+    found = [(path.parent, _told(path)) for path in parent.glob("*/run.json")]
+    rows = [
+        {
+            "run": str(folder),
+            "begun": manifest.get("started", ""),
+            "profile": manifest.get("settings", {}).get("profile", ""),
+            "status": manifest.get("status", ""),
+        }
+        for folder, manifest in found
+        if manifest
+    ]
+    rows.sort(key=lambda row: row["begun"], reverse=True)
+    return table(pd.DataFrame(rows), "No run is there.", text=True)
+
+
+def _told(manifest: Path) -> dict[str, Any]:
+    """Empty where it cannot be read: a damaged run is not offered."""
+    try:
+        return Store.open(manifest.parent).manifest
+    except PreflightError:
+        return {}
 
 
 def headline(run: Run) -> Markdown:
@@ -154,6 +184,21 @@ def invalid_cells(cells: pd.DataFrame) -> pd.DataFrame:
     return listed.assign(**{"last attempt": again, "why": bad["invalid_reasons"]})
 
 
+def claims(run: Run) -> HTML | Markdown:
+    """Every claim there is: its parts with what decides them, and what the run does not hold."""
+    rows = [
+        {
+            "claim": verdict.claim,
+            "statement": verdict.statement,
+            "outcome": verdict.outcome,
+            "what decides it": decided_by(verdict),
+        }
+        for claim in by_claim(judge_all(run.store))
+        for verdict in claim.verdicts
+    ]
+    return table(pd.DataFrame(rows), text=True)
+
+
 def verdicts(run: Run) -> HTML | Markdown:
     """Each claim of the experiment with its outcome, what decided it, and by which rule."""
     rows = [
@@ -161,7 +206,7 @@ def verdicts(run: Run) -> HTML | Markdown:
             "claim": verdict.claim,
             "statement": verdict.statement,
             "outcome": verdict.outcome,
-            "why": verdict.reason,
+            "why": ". To decide it: ".join(filter(None, [verdict.reason, verdict.needs])),
             "rule (before the data, unless it says so)": verdict.rule,
         }
         for verdict in judge(run.store, run.cells["experiment"].unique())
