@@ -241,15 +241,15 @@ def report(
 
     Examples: bench report results/reference · bench report --notebooks
     """
-    from bench.report.notebooks import execute
+    from bench.report.display import Display
     from bench.report.publishing import publish
     from bench.report.tables import show, summary
     from bench.store import Store
 
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
-    verdicts, pages = publish(store)
-    pages = [*pages, *(execute(folder, store.experiments()) if notebooks else [])]
+    with Display(quiet=as_json) as display:
+        verdicts, pages = publish(store, display, notebooks=notebooks)
     if as_json:
         _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})
         return

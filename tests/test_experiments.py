@@ -38,9 +38,7 @@ def test_every_profile_holds_cells_of_its_own(experiment: ModuleType, profile: P
     assert plan.replicates >= (1 if few else 3)
     assert len(plan.blocks) == plan.replicates + plan.apart_replicates
     assert plan.measurements == (
-        len(plan.cells) * plan.replicates
-        + len(plan.once)
-        + len(plan.apart) * plan.apart_replicates
+        len(plan.cells) * plan.replicates + len(plan.once) + len(plan.apart) * plan.apart_replicates
     )
 
 

@@ -47,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "run"
     synthetic.store(folder, "smoke", 1, tuple(SHOWN.values()))
     certified(folder)
-    pages = notebooks.execute(folder, ["pool_sweep", "instrument"])
+    pages = notebooks.execute(folder, notebooks.showing(["pool_sweep", "instrument"]))
     assert pages == [folder / "notebooks" / f"{name}.html" for name in ("00_overview", *SHOWN)]
     return folder
 
@@ -134,7 +134,7 @@ def test_the_stored_outputs_are_those_of_the_committed_run(tmp_path: Path) -> No
         pytest.skip("no committed run yet")
     copy = tmp_path / "reference"
     shutil.copytree(REFERENCE, copy, ignore=shutil.ignore_patterns("notebooks", "figures"))
-    for made in notebooks.execute(copy, Store.open(copy).experiments()):
+    for made in notebooks.execute(copy, notebooks.showing(Store.open(copy).experiments())):
         fresh = nbformat.read(made.with_suffix(".ipynb"), as_version=4)
         stored = nbformat.read(ROOT / "notebooks" / f"{made.stem}.ipynb", as_version=4)
         assert texts(stored, "text/markdown") == texts(fresh, "text/markdown"), "refresh it"
@@ -355,7 +355,7 @@ def test_a_figure_that_fails_ends_the_kernel_beside_it(
     folder = synthetic.store(tmp_path / "run", "smoke", 1)
     monkeypatch.setattr(notebooks, "_save_figures", fails)
     with pytest.raises(BenchError, match=r"figures cannot be written \(No space left"):
-        notebooks.execute(folder, ["pool_sweep"])
+        notebooks.execute(folder, notebooks.showing(["pool_sweep"]))
     assert children() == set()
     assert list((folder / "notebooks").iterdir()) == []
 

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, Page
 
 from bench.experiments import discover, pool_sweep
 from bench.model import BenchError, PreflightError
+from bench.report.display import Display
 from bench.report.publishing import publish
 from bench.report.readme import with_verdicts
 from bench.report.story import HEADLINE
@@ -24,6 +25,7 @@ from bench.store import Store
 
 REFERENCE = Path(__file__).resolve().parents[1] / "results" / "reference"
 LARGEST_BYTES = 5_000_000
+QUIET = Display(quiet=True)
 READABLE = 4.5  # contrast of text, WCAG 2.2 level AA
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
@@ -33,7 +35,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the committed run with its report."""
     folder = tmp_path_factory.mktemp("results") / "reference"
     shutil.copytree(REFERENCE, folder, ignore=shutil.ignore_patterns("figures", "report.html"))
-    publish(Store.open(folder))
+    publish(Store.open(folder), QUIET)
     return folder
 
 
@@ -153,7 +155,7 @@ def test_a_partial_run_says_what_it_lacks(tmp_path: Path, chromium: Browser) -> 
     kept = json.loads(manifest.read_text())
     lack = {"experiment": "pool_sweep", "what": "<b>TLS</b>", "why": "none here", "cells": 3}
     manifest.write_text(json.dumps({**kept, "status": "interrupted", "not_run": [lack]}))
-    publish(Store.open(tmp_path / "run"))
+    publish(Store.open(tmp_path / "run"), QUIET)
     page, said = opened(chromium, tmp_path / "run")
     note = page.locator(".note").inner_text()
     assert re.search(r"unfinished: [\d,]+ of [\d,]+ cells", note)
@@ -193,7 +195,7 @@ def test_commands_that_make_the_run_again_name_what_differs_from_usual(tmp_path:
     kept["settings"] |= {"workers": 2, "seed": 7, "owned_server": False}
     kept["settings"]["workload"] |= {"value_bytes": 1_000}
     manifest.write_text(json.dumps({**kept, "git_commit": "0123456789abcdef"}))
-    publish(Store.open(tmp_path / "run"))
+    publish(Store.open(tmp_path / "run"), QUIET)
     text = (tmp_path / "run" / "summary.md").read_text()
     assert "git checkout 0123456789ab" in text
     assert "REDIS_URL=… .venv/bin/bench run --profile standard" in text
@@ -208,14 +210,14 @@ def test_a_run_without_a_cell_is_refused_in_one_line(tmp_path: Path) -> None:
     manifest = tmp_path / "run" / "run.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "status": "interrupted"}))
     with pytest.raises(PreflightError, match="holds no finished cell"):
-        publish(Store.open(tmp_path / "run"))
+        publish(Store.open(tmp_path / "run"), QUIET)
 
 
 def test_a_folder_in_the_way_of_the_page_is_said_in_one_line(tmp_path: Path) -> None:
     synthetic.store(tmp_path / "run", "smoke", 1, (pool_sweep,))
     (tmp_path / "run" / "report.html").mkdir()
     with pytest.raises(BenchError, match=r"report\.html cannot be written"):
-        publish(Store.open(tmp_path / "run"))
+        publish(Store.open(tmp_path / "run"), QUIET)
 
 
 def test_the_readme_tells_the_verdicts_of_the_committed_run() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -32,8 +32,11 @@ class Drawn(NamedTuple):
     svg: Path
 
 
-def draw(folder: Path, experiments: Iterable[str]) -> list[Drawn]:
-    """Draw every figure of these experiments into `folder`/figures, PNG and SVG, in their order.
+def draw(
+    folder: Path, experiments: Iterable[str], done: Callable[[str], None] = lambda name: None
+) -> list[Drawn]:
+    """Draw every figure of these experiments into `folder`/figures, PNG and SVG, in their order;
+    `done` is told each experiment whose are, from a thread.
 
     Blocks for some seconds per experiment. Raises BenchError, also where the folder cannot be
     written. Drawing is all computing, so each core has a process that draws; they end with this
@@ -43,7 +46,7 @@ def draw(folder: Path, experiments: Iterable[str]) -> list[Drawn]:
     counts = load_cells(folder)["experiment"].value_counts()
     # Most cells take longest, and go first: no process is left alone with them at the end.
     waiting = deque(sorted(names, key=lambda name: -counts.get(name, 0)))
-    drawn = _shared_out(folder, waiting, min(host.usable_cores(), len(names)))
+    drawn = _shared_out(folder, waiting, min(host.usable_cores(), len(names)), done)
     return [each for name in names for each in drawn[name]]
 
 
@@ -59,14 +62,16 @@ def writable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _shared_out(folder: Path, waiting: deque[str], processes: int) -> dict[str, list[Drawn]]:
+def _shared_out(
+    folder: Path, waiting: deque[str], processes: int, done: Callable[[str], None]
+) -> dict[str, list[Drawn]]:
     """What was drawn of each experiment. Whoever is done takes the next one that is waiting."""
     drawn: dict[str, list[Drawn]] = {}
 
     def take(drawer: host.Companion) -> None:
-        while waiting:
-            name = waiting.popleft()
+        while name := _next(waiting):
             drawn[name] = _asked(drawer, name)
+            done(name)
 
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor())  # left last: their drawers are gone
@@ -78,6 +83,14 @@ def _shared_out(folder: Path, waiting: deque[str], processes: int) -> dict[str, 
         for done in wait(taking, return_when=FIRST_EXCEPTION).done:
             done.result()
     return drawn
+
+
+def _next(waiting: deque[str]) -> str | None:
+    """None where another thread took the last one."""
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None
 
 
 def _drawer(folder: Path, number: int) -> host.Companion:

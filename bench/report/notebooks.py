@@ -9,7 +9,7 @@ import asyncio
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -43,23 +43,31 @@ main { max-width: 1340px; margin: 0 auto; padding: 0 1.5em; }
 """
 
 
-def execute(folder: Path, experiments: Iterable[str]) -> list[Path]:
-    """Run each experiment's notebook on the folder, and write it, executed and as an HTML page,
-    into `folder`/notebooks. Returns the pages.
+def execute(
+    folder: Path, notebooks: list[Path], done: Callable[[str], None] = lambda name: None
+) -> list[Path]:
+    """Run these notebooks on the folder, and write each, executed and as an HTML page, into
+    `folder`/notebooks; `done` is told each, from a thread. Returns the pages.
 
     Blocks for some seconds per notebook, and runs as many at once as there are cores. Raises
     BenchError, also where the folder cannot be written.
     """
     with writable(folder):
-        return _execute(folder, _of(experiments))
+        return _execute(folder, notebooks, done)
 
 
-def _execute(folder: Path, notebooks: list[Path]) -> list[Path]:
+def _execute(folder: Path, notebooks: list[Path], done: Callable[[str], None]) -> list[Path]:
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
     stop = threading.Event()
+
+    def publish(notebook: Path) -> Path:
+        page = _publish(notebook, out, stop)
+        done(notebook.stem)
+        return page
+
     with ThreadPoolExecutor(max_workers=usable_cores()) as beside:  # a kernel is a process
-        publishing = [beside.submit(_publish, notebook, out, stop) for notebook in notebooks]
+        publishing = [beside.submit(publish, notebook) for notebook in notebooks]
         try:
             wait(publishing, return_when=FIRST_EXCEPTION)
             return [page.result() for page in publishing]
@@ -78,7 +86,7 @@ def _refreshed(script: Path) -> Path:
     import jupytext  # type: ignore[import-untyped]
 
     notebook = jupytext.read(script)
-    if REFERENCE.exists() and script in _of(Store.open(REFERENCE).experiments(), "*.py"):
+    if REFERENCE.exists() and script in showing(Store.open(REFERENCE).experiments(), "*.py"):
         notebook = _executed(notebook, script.stem, SOURCE, threading.Event())
     _without_traces(notebook)
     notebook.metadata["jupytext"] = PAIRING
@@ -86,7 +94,7 @@ def _refreshed(script: Path) -> Path:
     return script.with_suffix(".ipynb")
 
 
-def _of(experiments: Iterable[str], pattern: str = "*.ipynb") -> list[Path]:
+def showing(experiments: Iterable[str], pattern: str = "*.ipynb") -> list[Path]:
     """The notebooks, named NN_name, that show these experiments, one or several, or every run."""
     wanted = {OVERVIEW, *(notebook_of(module) for module in chosen(tuple(experiments)))}
     return [path for path in sorted(SOURCE.glob(pattern)) if _name(path) in wanted]

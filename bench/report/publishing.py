@@ -1,28 +1,54 @@
-"""A run's report: verdicts.json, figures/, report.html and summary.md."""
+"""A run's report: verdicts.json, figures/, report.html and summary.md; and its notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from bench.model import Verdict
-from bench.report.drawing import draw, writable
+from bench.report.display import Display
+from bench.report.drawing import Drawn, draw, writable
 from bench.report.html import write_html
 from bench.report.markdown import write_summary
+from bench.report.notebooks import execute, showing
 from bench.report.story import tell
 from bench.report.verdicts import decide
 from bench.store import Store
 
+# What each step takes of a standard run on two cores; the display finds the machine's own pace.
+JUDGE_S, DRAW_S, WRITE_S, NOTEBOOK_S = 3.0, 2.0, 4.0, 5.0
 
-def publish(store: Store) -> tuple[list[Verdict], Sequence[Path]]:
-    """Judge the run's claims, draw its figures, and write its report; returns the verdicts, and
-    the files to open.
+
+def publish(
+    store: Store, watcher: Display, *, notebooks: bool = False
+) -> tuple[list[Verdict], list[Path]]:
+    """Judge the run's claims, draw its figures, write its report and, where asked, execute its
+    notebooks; returns the verdicts, and the files to open.
 
     Blocks for some seconds per experiment. Raises PreflightError for a damaged run, BenchError
     where its folder cannot be written.
     """
+    names = store.experiments()
+    pages = showing(names) if notebooks else []
+    seconds = JUDGE_S + WRITE_S + DRAW_S * len(names) + NOTEBOOK_S * len(pages)
+    watcher.starts(2 + len(names) + len(pages), seconds, "steps of the report")
+    watcher.does("judging the claims")
     verdicts = decide(store)
-    drawn = draw(store.folder, store.experiments())
+    watcher.did("claims judged", JUDGE_S)
+    drawn = draw(store.folder, names, lambda name: watcher.did(f"{name} drawn", DRAW_S))
+    written = _write(store, verdicts, drawn, watcher)
+    if notebooks:
+        written += execute(
+            store.folder, pages, lambda name: watcher.did(f"{name} executed", NOTEBOOK_S)
+        )
+    return verdicts, written
+
+
+def _write(
+    store: Store, verdicts: list[Verdict], drawn: list[Drawn], watcher: Display
+) -> list[Path]:
+    watcher.does("writing the report")
     story = tell(store, verdicts, drawn)
     with writable(store.folder):
-        return verdicts, [write_html(store.folder, story), write_summary(store.folder, story)]
+        written = [write_html(store.folder, story), write_summary(store.folder, story)]
+    watcher.did("report written", WRITE_S)
+    return written
