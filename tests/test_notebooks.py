@@ -28,6 +28,7 @@ from IPython.display import Markdown
 from bench.experiments import discover, instrument, notebook_of, pool_sweep
 from bench.model import BenchError
 from bench.report import notebooks, page
+from bench.report.drawing import draw
 from bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -263,8 +264,9 @@ def test_a_notebook_that_fails_is_one_line(
 
 
 def test_without_a_run_the_notebook_says_so_in_one_line(tmp_path: Path) -> None:
+    (stored,) = (path for path in STORED if path.stem == "01_pool_sweep")
     with pytest.raises(BenchError) as caught:
-        notebooks._publish(STORED[0], tmp_path, threading.Event())
+        notebooks._publish(stored, tmp_path, threading.Event())
     assert re.fullmatch(r"notebook 01_pool_sweep failed: Nothing to show: .*", str(caught.value))
     with pytest.raises(page.NothingToShow) as shown:
         page.open_run("nowhere", "pool_sweep")
@@ -301,7 +303,8 @@ def reporting(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         nbformat.v4.new_notebook(cells=endless), tmp_path / "source" / "01_pool_sweep.ipynb"
     )
     folder = synthetic.store(tmp_path / "run", "smoke", 1)
-    command = [sys.executable, "-c", REPORT, "report", str(folder), str(tmp_path / "source")]
+    command = [sys.executable, "-c", REPORT, "report", str(folder), "--notebooks",
+               str(tmp_path / "source")]  # fmt: skip
     environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
     report = subprocess.Popen(command, cwd=ROOT, env=environment)
     try:
@@ -340,24 +343,28 @@ def test_a_report_that_is_killed_leaves_no_kernel_and_no_key(
     wait_until(lambda: not psutil.pid_exists(kernel))
 
 
-def test_a_figure_that_fails_ends_the_kernel_beside_it(
+def test_a_page_that_cannot_be_written_ends_the_kernel_of_the_one_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*arguments: object) -> None:
-        wait_until(lambda: bool(children()))
-        raise OSError(28, "No space left on device", "figures")
-
     def children() -> set[int]:
         return {child.pid for child in psutil.Process().children()} - before
 
     before: set[int] = set()
     before |= children()
     folder = synthetic.store(tmp_path / "run", "smoke", 1)
-    monkeypatch.setattr(notebooks, "_save_figures", fails)
-    with pytest.raises(BenchError, match=r"figures cannot be written \(No space left"):
+    (folder / "notebooks" / "00_overview.html").mkdir(parents=True)
+    with pytest.raises(BenchError, match=r"00_overview\.html cannot be written \(Is a directory"):
         notebooks.execute(folder, notebooks.showing(["pool_sweep"]))
     assert children() == set()
-    assert list((folder / "notebooks").iterdir()) == []
+
+
+def test_figures_that_cannot_be_written_end_who_draws_them(tmp_path: Path) -> None:
+    folder = synthetic.store(tmp_path / "run", "smoke", 1)
+    (folder / "figures").write_text("in the way")
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(BenchError, match="figures cannot be written"):
+        draw(folder, ["pool_sweep"])
+    assert {child.pid for child in psutil.Process().children()} <= before
 
 
 # The committed ones
