@@ -108,6 +108,7 @@ def _order_form(environment: Any) -> None:
     """Locust makes the fields anew for each visit, from the command line: they are to stand in our
     order, and as they were set last."""
     web_ui = environment.web_ui
+    web_ui.app.json.sort_keys = False
     from_command_line = web_ui.update_template_args
 
     def update() -> None:
