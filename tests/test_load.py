@@ -545,19 +545,20 @@ def test_a_web_ui_without_its_server_does_not_open() -> None:
 def test_a_web_ui_outlives_a_test_that_is_refused(redis_server: Any) -> None:
     port = free_port()
 
-    def swarm(pool_size: int) -> None:
+    def swarm(pool_size: int) -> Any:
         form = {"user_count": 4, "spawn_rate": 4, "host": "", "pool_size": pool_size}
         address = f"http://127.0.0.1:{port}/swarm"
         with urllib.request.urlopen(address, urllib.parse.urlencode(form).encode()) as answer:
-            assert json.load(answer)["success"]
+            return json.load(answer)
 
     with locust(
         "--web-host", "127.0.0.1", "--web-port", str(port), url=redis_server.url
     ) as process:
         await_listener(port)
-        swarm(pool_size=0)
-        assert any("no load sent: " in line for line in process.stderr or ())
-        swarm(pool_size=3)
+        refused = swarm(pool_size=0)
+        assert not refused["success"]
+        assert refused["message"].startswith("--pool-size is 0: it must lie between")
+        assert swarm(pool_size=3)["success"]
         assert any("All users spawned" in line for line in process.stderr or ())
         process.terminate()
         _, err = ended(process)

@@ -7,9 +7,11 @@ master, which names it to its workers.
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
+from itertools import count
 from time import perf_counter as clock
 from typing import Any, ClassVar, NoReturn
 
@@ -21,6 +23,8 @@ from redis.exceptions import RedisError
 
 from bench.load.clients import SESSIONS, open_pool
 from bench.load.closed_loop import ClosedLoop
+from bench.load.live import Board, Meter, Reading, ServerWatch
+from bench.load.live_page import serve
 from bench.load.locust_stats import Totals, latency_line, log
 from bench.load.open_loop import OpenLoop
 from bench.load.pool import Pool
@@ -31,12 +35,14 @@ from bench.rig.server import open_server
 
 DEFAULT_URL = "redis://127.0.0.1:6379"
 FEED_INTERVAL_S = 0.5
+FEEDS_A_READING = 2  # of the live view, which is told once a second
 # For the last replies. Workers that end with their master must be done within 0.5 s: Locust waits
 # no longer for their last report.
 DRAIN_S = 0.25
 DRAIN_POLL_S = 0.002
 RUNNER_POLL_S = 0.001
 REPORT = "bench"  # a worker's totals, in its reports to the master
+LIVE = "bench.live"  # a message: a worker's reading for the live view, or why it refused
 DROPPED = "dropped: the backlog was full"
 
 
@@ -94,10 +100,15 @@ class StandaloneTest:
         self.pool: Pool = open_pool(cell, Access(_url()), None)
         if options.opening == "prefilled":
             self.pool.prefill()
+        self._meter = self._new_meter(first=worker == 0) if _is_watched(environment) else None
         make: type[OpenLoop | ClosedLoop] = OpenLoop if cell.loop == "open" else ClosedLoop
         self.job = make(cell, self.pool, users=0, seed=options.seed, worker=worker)
         self._fed_at = clock()
         self._feeder = gevent.spawn(self._feed_for_ever)
+
+    def _new_meter(self, *, first: bool) -> Meter:
+        """One process asks the server; all would be told the same."""
+        return Meter(self.pool, ServerWatch(_url()) if first else None)
 
     def take_in(self) -> None:
         """Be one virtual user until the test stops. Blocks its greenlet."""
@@ -120,9 +131,11 @@ class StandaloneTest:
         return self._fed_at >= ends_at and not self.totals.unfinished
 
     def _feed_for_ever(self) -> None:
-        while True:
+        for number in count(1):
             gevent.sleep(FEED_INTERVAL_S)
             self._feed()
+            if number % FEEDS_A_READING == 0:
+                self._tell()
             if self.ended and isinstance(self._environment.runner, LocalRunner):
                 _end(self._environment)
 
@@ -130,14 +143,21 @@ class StandaloneTest:
         """Hand over what was recorded since the last time."""
         now = min(clock(), self._stopped_at)
         stats, recorder = self._environment.stats, self.job.recorder
-        failures, dropped, rows = recorder.drain_errors(), 0, recorder.drain()
+        failures, rows = recorder.drain_errors(), recorder.drain()
+        offered = dropped = 0
         failed = sum(failures.values())
         if isinstance(self.job, OpenLoop):
             offered = self.job.offered(self._fed_at, now)["scheduled"]
             dropped = self.job.drain_dropped()
             self.totals.add(rows, offered=offered, failed=failed, dropped=dropped)
+        if self._meter is not None:
+            self._meter.add(rows, failed=failed, dropped=dropped, offered=offered)
         log(stats, f"{self.loop} loop", rows, failures | ({DROPPED: dropped} if dropped else {}))
         self._fed_at = now
+
+    def _tell(self, *, final: bool = False) -> None:
+        if self._meter is not None:
+            _tell(self._environment, self._meter.read(final=final))
 
     def stop(self) -> None:
         """Let no request begin any more; blocks for the last replies, or for as long as Locust's
@@ -149,9 +169,12 @@ class StandaloneTest:
             gevent.sleep(DRAIN_POLL_S)
         self._feeder.kill()
         self._feed()
+        self._tell(final=True)
 
     def close(self) -> list[str]:
         """Close the pool of the stopped test; returns what is to be said of it."""
+        if self._meter is not None:
+            self._meter.close()
         self.pool.close()
         stats = self.pool.stats()
         pool = (
@@ -179,8 +202,20 @@ class StandaloneMaster:
         options.bench_test += 1
         options.bench_user = _user_class(self._environment).__name__
         options.bench_workers = [worker.id for worker in workers]
+        options.bench_watched = self._environment in _boards
         self._reports = {}
+        _show_test(self._environment, len(workers))
         _doubt(self._environment, len(workers))
+
+    def take_reading(self, msg: Any, **_: Any) -> None:
+        """For the live view."""
+        board = _boards.get(self._environment)
+        if board is None:
+            return
+        if refused := msg.data.get("refused"):
+            board.trouble = f"{msg.node_id}: {refused}"
+        elif msg.data["test"] == self._environment.parsed_options.bench_test:
+            board.take(msg.node_id, msg.data)
 
     def take_report(self, client_id: str, data: dict[str, Any]) -> None:
         """Reports count from the test's start, so the last one of each worker stands."""
@@ -229,6 +264,7 @@ def _doubt(environment: Any, workers: int) -> None:
         _refuse(environment, f"no load sent: {error}")
     if doubt:
         _say(f"bench: {doubt}")
+        _trouble(environment, doubt)
 
 
 def _place(runner: Any, options: Any) -> tuple[int, int]:
@@ -278,22 +314,81 @@ def _say(text: str) -> None:
 
 
 _tests: dict[Any, StandaloneTest] = {}
+_boards: dict[Any, Board] = {}  # where there is a web UI
+THIS_PROCESS = "this process"
+
+
+def _is_watched(environment: Any) -> bool:
+    """Whether the test has a live view, here or at the master."""
+    return environment in _boards or getattr(environment.parsed_options, "bench_watched", False)
+
+
+def _tell(environment: Any, reading: Reading) -> None:
+    if environment in _boards:
+        _boards[environment].take(THIS_PROCESS, reading)
+    else:
+        number = environment.parsed_options.bench_test
+        environment.runner.send_message(LIVE, {**reading, "test": number})
+
+
+def _trouble(environment: Any, what: str) -> None:
+    """For whoever looks at the live view, which may be another process's."""
+    if environment in _boards:
+        _boards[environment].trouble = what
+    elif _is_watched(environment):
+        environment.runner.send_message(LIVE, {"refused": what})
+
+
+def _show_test(environment: Any, workers: int) -> None:
+    if environment in _boards:
+        cell = _cell(_user_class(environment), environment.parsed_options, workers)
+        _boards[environment].begin(cell)
+
+
+def form_fields(group: Any) -> Any:
+    """`add_argument` of a group whose options are fields of the web UI's form too: by itself Locust
+    shows only those outside of groups."""
+
+    def add(*names: str, **settings: Any) -> None:
+        group.add_argument(*names, **settings).include_in_web_ui = True
+
+    return add
 
 
 @events.init_command_line_parser.add_listener
 def _options(parser: Any) -> None:
-    group = parser.add_argument_group("Pool and workload (per worker)")
-    group.add_argument("--pool-size", type=int, default=20, help="connections")
-    group.add_argument("--order", choices=("lifo", "fifo"), default="lifo")
-    group.add_argument("--opening", choices=("prefilled", "lazy"), default="prefilled")
-    group.add_argument("--test-on-borrow", choices=("none", "passive", "ping"), default="none")
-    group.add_argument("--acquire-timeout", type=float, default=20.0, help="seconds")
-    group.add_argument("--client", choices=tuple(SESSIONS), default="lean")
-    group.add_argument("--resp", type=int, choices=(2, 3), default=3)
-    group.add_argument("--keys", type=int, default=1000)
-    group.add_argument("--value-bytes", type=int, default=100)
-    group.add_argument("--get-share", type=float, default=1.0, help="the rest is SET")
-    group.add_argument("--seed", type=int, default=1)
+    add = form_fields(parser.add_argument_group("Pool and workload (per worker)"))
+    add("--pool-size", type=int, default=20, help="connections")
+    add(
+        "--acquire-timeout",
+        type=float,
+        default=20.0,
+        help="seconds a request waits for a connection",
+    )
+    add(
+        "--test-on-borrow",
+        choices=("none", "passive", "ping"),
+        default="none",
+        help="how a connection is validated before it is lent",
+    )
+    add(
+        "--client",
+        choices=tuple(SESSIONS),
+        default="lean",
+        help="how a request is made: docs/glossary.md has them",
+    )
+    add("--order", choices=("lifo", "fifo"), default="lifo", help="which idle connection is lent")
+    add(
+        "--opening",
+        choices=("prefilled", "lazy"),
+        default="prefilled",
+        help="connections at the start, or on demand",
+    )
+    add("--resp", type=int, choices=(2, 3), default=3, help="protocol")
+    add("--keys", type=int, default=1000, help="how many there are")
+    add("--value-bytes", type=int, default=100, help="of each key")
+    add("--get-share", type=float, default=1.0, help="the rest is SET")
+    add("--seed", type=int, default=1, help="of keys and arrivals")
 
 
 @events.init.add_listener
@@ -305,10 +400,33 @@ def _init(environment: Any, **_: Any) -> None:
         master = StandaloneMaster(environment)
         events.test_start.add_listener(master.share_out)
         events.worker_report.add_listener(master.take_report)
+        runner.register_message(LIVE, master.take_reading)
         events.quit.add_listener(master.say)
+    if environment.web_ui is not None:
+        board = _boards[environment] = Board()
+        serve(environment, board, functools.partial(_check, environment))
     # Python raises it in whatever runs: in a user, whose end Locust shows as a failure, or in its
     # own sockets.
     gevent.signal_handler(signal.SIGINT, gevent.kill, gevent.getcurrent(), KeyboardInterrupt)
+
+
+def _check(environment: Any, options: Any, users: int) -> None:
+    """Raises PreflightError where no test of so many users could be run with these options."""
+    _check_host(environment.host, options.host)
+    user_class, workers = _user_class(environment), max(1, environment.runner.worker_count)
+    _cell(user_class, options, workers)
+    user_class.doubt(options, users // workers)
+    if isinstance(environment.runner, LocalRunner):
+        open_server(_url(), max_connections=options.pool_size).close()
+
+
+def _check_host(known: str | None, asked: str | None) -> None:
+    """Raises PreflightError where the form is to lead to another server."""
+    if asked and asked != known:
+        raise PreflightError(
+            f"the server is not set by Host: leave that as it is, and start again with REDIS_URL "
+            f"in the environment{' of each worker' if known is None else ''}"
+        )
 
 
 def _preflight(environment: Any) -> None:
@@ -316,7 +434,8 @@ def _preflight(environment: Any) -> None:
     try:
         _cell(_user_class(environment), environment.parsed_options)
         if isinstance(environment.runner, LocalRunner):
-            open_server(_url(), max_connections=1).close()
+            with open_server(_url(), max_connections=1) as server:
+                environment.host = server.shown_url
     except PreflightError as error:
         _say(f"bench: {error}")
         sys.exit(error.status)
@@ -325,6 +444,7 @@ def _preflight(environment: Any) -> None:
 def _refuse(environment: Any, reason: str) -> NoReturn:
     """No users: a web UI lives on and can be asked again, any other process ends."""
     _say(f"bench: {reason}")
+    _trouble(environment, reason)
     if environment.web_ui is None:
         environment.process_exit_code = PreflightError.status
     _end(environment)
@@ -348,9 +468,10 @@ def _start(environment: Any, **_: Any) -> None:
     if isinstance(environment.runner, MasterRunner):
         return  # the workers hold the pools
     _tests.pop(environment, None)
-    if isinstance(environment.runner, LocalRunner):
-        _doubt(environment, 1)
     try:
+        if isinstance(environment.runner, LocalRunner):
+            _show_test(environment, 1)
+            _doubt(environment, 1)
         _tests[environment] = StandaloneTest(environment)
     except (BenchError, RedisError, OSError, ValueError) as error:
         _refuse(environment, f"no load sent: {error}")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, get_args
 from locust import events
 
 from bench.load.arrivals import read_trace
-from bench.load.standalone import StandaloneUser
+from bench.load.standalone import StandaloneUser, form_fields
 from bench.model import LEAST_QPS, MOST_QPS, Arrivals, PreflightError, Process
 
 GROUP = "Arrivals (over all workers)"
@@ -68,9 +68,9 @@ class OpenLoopUser(StandaloneUser):
 
 
 def _options(parser: Any) -> None:
-    add = parser.add_argument_group(GROUP, DESCRIPTION).add_argument
+    add = form_fields(parser.add_argument_group(GROUP, DESCRIPTION))
     add("--rate", type=float, default=1000.0, help="requests a second, on average")
-    add("--arrivals", choices=get_args(Process), default="poisson")
+    add("--arrivals", choices=get_args(Process), default="poisson", help="how they are spaced")
     add("--peak-to-mean", type=float, default=5.0, help="bursty: rate of a burst, over --rate")
     add("--period", type=float, default=0.1, help="bursty: seconds from burst to burst")
     add("--spike-factor", type=float, default=3.0, help="spike: its rate, over --rate")

@@ -134,7 +134,8 @@ def reach(url: str) -> Server:
 class Server:
     """A running Redis or Valkey. Its questions go over one control connection, kept open.
 
-    `url` is for clients and may hold a password; `shown_url` never does.
+    `url` is for clients and may hold a password; `shown_url` never does. `told_pid` is the process
+    that it says it is, be it on another machine.
     """
 
     def __init__(
@@ -165,6 +166,7 @@ class Server:
         is_valkey = "valkey_version" in info
         self.flavour: Literal["redis", "valkey"] = "valkey" if is_valkey else "redis"
         self.version = str(info["valkey_version" if is_valkey else "redis_version"])
+        self.told_pid: int | None = info.get("process_id")
         self.maxclients: int | None = self._read_maxclients(info)
 
     def __enter__(self) -> Server:
