@@ -27,6 +27,8 @@ import bench.load.swarm  # noqa: F401  # isort: skip  # patches for gevent: befo
 
 from bench.analysis.statistics import log_t_interval
 from bench.calibrate.costs import borrow_rows, merging_rows, phase_rows, recording_rows
+from bench.calibrate.live import ROUNDS as LIVE_ROUNDS
+from bench.calibrate.live import live_rows
 from bench.calibrate.tools import Rate, cross_check, redis_benchmark, stock
 from bench.experiments import instrument
 from bench.load.measure import measure
@@ -45,6 +47,7 @@ PHASE = "timing a phase"
 STOCK, BENCHMARK = "stock Locust + redis-py, 50 users", "redis-benchmark, 50 connections"
 NOISE, MERGE, CROSS = "the machine at rest", "merging histograms", "other tools at the same load"
 WORKER = "worker with 5,000 connections, 1,000 users"
+LIVE = "the live view"
 OUTSIDE = "a cell's time outside measuring, pool ≤ 500"
 SMOKE = "bench run --profile smoke, report included"
 PREFILLS = ((1000, 0.0, 1.0), (5000, 0.0, 4.5), (5000, 0.001, 6.0))  # pool, RTT, seconds at most
@@ -108,6 +111,7 @@ def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
             Step(CROSS, 8 * seconds, lambda: cross_check(rig, swarm, seconds, Workload())),
             *prefill_steps(rig, swarm),
             *worker_steps(rig, swarm),
+            Step(LIVE, LIVE_ROUNDS * 2 * seconds + 8, lambda: live_rows(rig, seconds)),
         ]
         all_steps = [*steps, *alone]
         display.starts(len(all_steps), sum(step.seconds for step in all_steps), "steps")
@@ -172,6 +176,7 @@ def _rows(found: Found, own: list[Row]) -> list[Row]:
         *rate_rows(found),
         *prefill_rows(found),
         *worker_rows(found),
+        *found[LIVE][0],
         *run_rows(found),
     ]
 
