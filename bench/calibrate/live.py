@@ -89,7 +89,7 @@ def _answered(rig: Rig) -> int:
 def _busy(
     with_tab: psutil.Process, without: psutil.Process, seconds: float, watched: int | None
 ) -> tuple[float, float]:
-    """% of a core that each took, over so long; the tab at port `watched` asked as its page does."""
+    """% of a core that each took meanwhile; the tab at port `watched` is asked as its page does."""
     processes = (with_tab, without)
     before, began, serial = list(map(_cpu_s, processes)), clock(), 0
     while clock() - began < seconds:
