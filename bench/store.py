@@ -345,18 +345,17 @@ def derived(derive: Callable[_Asked, _Made]) -> Callable[_Asked, _Made]:
 
     Arguments are the same if they are the same objects: a table of stored cells is never changed.
     """
-    asked: tuple[Any, ...] | None = None
+    asked: tuple[Any, ...] = ()
     made: Any = None
 
     @functools.wraps(derive)
-    def kept(*given: _Asked.args, **named: _Asked.kwargs) -> _Made:
+    def kept(*given: Any) -> Any:
         nonlocal asked, made
-        if asked is None or named or not all(map(operator.is_, given, asked)):
-            asked, made = None, derive(*given, **named)
-            asked = None if named else given
-        return typing.cast(_Made, made)
+        if len(given) != len(asked) or any(map(operator.is_not, given, asked)):
+            made, asked = derive(*given), given  # type: ignore[call-arg]
+        return made
 
-    return kept
+    return typing.cast(Callable[_Asked, _Made], kept)
 
 
 def how_to_resume(folder: Path | str) -> str:

@@ -22,7 +22,7 @@
 # this page are read from the stored run. `bench size` applies the answer to your own numbers.
 
 # %%
-from IPython.display import Markdown, display
+from IPython.display import display
 
 from bench.experiments import reference_case, sizing_rule
 from bench.report.page import (
@@ -104,13 +104,7 @@ display(*page.section("server_work"))
 # The case people argue about, 10,000 requests a second at 1 ms, has a page of its own.
 
 # %%
-reference = opened.all_cells[opened.all_cells["experiment"] == reference_case.NAME]
-case = reference_case.figures(reference, store) if len(reference) else {}
-if "reference_cost" in case:
-    said = reference_case.findings(reference, store)["reference_cost"]
-    display(show(case["reference_cost"], said))
-else:
-    display(Markdown("Not measured in this run."))
+display(*pages(opened, reference_case).section("reference_cost"))
 
 # %% [markdown]
 # ## Your own numbers

@@ -33,7 +33,7 @@ def of_times(times_s: ArrayLike) -> Distribution:
 def of_histogram(histogram: HdrHistogram) -> Distribution:
     """The distribution that a stored histogram of whole microseconds holds."""
     ticks, counts = recorded(histogram)
-    return _counted(ticks * TICK_S, counts)
+    return _counted(np.asarray(ticks * TICK_S, dtype=np.float64), counts)
 
 
 def _counted(times_s: Floats, counts: NDArray[Any]) -> Distribution:

@@ -57,6 +57,9 @@ def execute(
 
 
 def _execute(folder: Path, notebooks: list[Path], done: Callable[[str], None]) -> list[Path]:
+    import nbclient  # noqa: F401  two threads that import it at once trip over each other
+    import nbconvert  # noqa: F401
+
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
     stop = threading.Event()

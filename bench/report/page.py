@@ -149,7 +149,7 @@ class Pages(NamedTuple):
 
 def pages(run: Run, experiment: ModuleType) -> Pages:
     """All figures of the run's cells that its experiment draws, with what it says of them."""
-    cells, store = run.cells[run.cells["experiment"] == experiment.NAME], run.store
+    cells, store = run.all_cells[run.all_cells["experiment"] == experiment.NAME], run.store
     return Pages(
         experiment.figures(cells, store),
         experiment.findings(cells, store),
