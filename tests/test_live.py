@@ -1,4 +1,4 @@
-"""The live view: Locust's own web UI with a tab of this project's, a real server, a real browser."""
+"""The live view: a tab of this project's in Locust's web UI; real server, real browser."""
 
 from __future__ import annotations
 
