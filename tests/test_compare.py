@@ -72,7 +72,7 @@ def measured(
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.02])
-def test_runs_without_a_difference_call_one_in_at_most_five_percent(shared: float) -> None:
+def test_few_runs_without_a_difference_call_one(shared: float) -> None:
     """Of 200 comparisons 5 % would be 10; chance alone gives more than 20 once in a thousand. What
     a block's cells share, as its server's start, is not taken for a difference either."""
     rng = np.random.default_rng(1)
