@@ -144,8 +144,9 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
     means), n_before, n_after, ratio (after ÷ before), low and high, p, detectable, hollow (bound by
     the apparatus in half of either run's replicates: it supports no claim), differs, and worse.
 
-    A test is Student's t on logarithms with moderated variances (`prior`). Of those that are not
-    hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures together;
+    A test is Student's t on logarithms, with variances `moderated` and what blocks share
+    (`_with_blocks`). Of those that are not hollow, `differs` is called by Benjamini and Hochberg
+    at 5 %, over all figures together;
     intervals of the called are as wide as that choice needs, others hold 95 % (`_intervals`).
     `detectable`: the smallest true ratio − 1 that would have been called four times in five.
     """
@@ -171,7 +172,7 @@ def _of_figure(
     spread, freedom = _pooled(first, second)
     if figure.time:
         spread = spread + _coarseness(first["mean"].to_numpy())
-    variance, freedom = moderated(spread, freedom)
+    variance, freedom = _with_blocks(*moderated(spread, freedom), *_shared(first, second))
     error = np.sqrt(variance * (1 / n + 1 / m))
     shift = second["mean"].to_numpy() - first["mean"].to_numpy()
     rows = pd.DataFrame({
@@ -189,12 +190,57 @@ def _of_figure(
 
 
 def _summed(cells: pd.DataFrame, figure: Figure) -> pd.DataFrame:
-    """Of each valid cell: mean and variance of the figure's logarithms, how many, and the share of
-    its replicates that the apparatus bounds."""
+    """Of each valid cell: mean and variance of the figure's logarithms, how many, the share of its
+    replicates that the apparatus bounds; and what its experiment's blocks share: `squares` and
+    `freedom` of their effects. An effect is the median over the block's cells, lest the restless
+    ones speak for the others; the variance is of what it leaves."""
     valid = cells[cells["valid"].astype(bool)]
     known = valid.assign(log=figure.known(valid), bound=valid["bound_by"].isin(APPARATUS))
-    grouped = known[known["log"].notna()].groupby("cell")
-    return grouped["log"].agg(["mean", "var", "count"]).assign(hollow=grouped["bound"].mean())
+    known = known[known["log"].notna()]
+    own = known.groupby("cell")
+    known = known.assign(count=own["log"].transform("count"), first=own["block"].transform("min"))
+    known["shift"] = (known["log"] - own["log"].transform("mean")).where(known["count"] > 1)
+    known["effect"] = known.groupby(["experiment", "block"])["shift"].transform("median")
+    known["rest"] = (known["shift"] - known["effect"]) ** 2
+    found = known.groupby("cell").agg(
+        experiment=("experiment", "first"), mean=("log", "mean"), rest=("rest", "sum"),
+        count=("log", "count"), hollow=("bound", "mean"),
+    )  # fmt: skip
+    found["var"] = found["rest"] / (found["count"] - 1).where(found["count"] > 1)
+    return found.join(_effects(known), on="experiment")
+
+
+def _effects(known: pd.DataFrame) -> pd.DataFrame:
+    """By experiment: the sum of its blocks' squared effects, and their degrees of freedom: blocks
+    less the kinds of them, since each kind holds cells of its own."""
+    blocks = known[known["effect"].notna()].groupby(["experiment", "block"])
+    each = blocks.agg(effect=("effect", "first"), kind=("first", "min")).reset_index()
+    each["square"] = each["effect"] ** 2
+    found = each.groupby("experiment").agg(
+        squares=("square", "sum"), blocks=("block", "size"), kinds=("kind", "nunique")
+    )
+    found["freedom"] = found["blocks"] - found["kinds"]
+    return found[["squares", "freedom"]]
+
+
+def _shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Array, Array]:
+    """The variance of the block effects of both runs, for each cell, and its degrees of freedom."""
+    squares, freedom = (
+        first[name].fillna(0).to_numpy(float) + second[name].fillna(0).to_numpy(float)
+        for name in ("squares", "freedom")
+    )
+    return squares / np.maximum(freedom, 1), freedom
+
+
+def _with_blocks(
+    variance: Array, freedom: Array, shared: Array, shared_freedom: Array
+) -> tuple[Array, Array]:
+    """The sum of a cell's own variance and of what its blocks share, with Satterthwaite's degrees
+    of freedom (1946, Biometrics Bulletin 2). All cells of a block move with its server's start: so
+    no number of cells lends that part more than the few blocks tell."""
+    total = variance + shared
+    parts = variance**2 / freedom + shared**2 / np.maximum(shared_freedom, 1)
+    return total, total**2 / parts
 
 
 def _pooled(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Array, Array]:
