@@ -470,7 +470,8 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A value with its confidence interval [low, high], unit, n, and warnings of its own."""
+    """A value with its confidence interval [low, high], unit, n, and warnings of its own; `log`:
+    the interval is one of logarithms."""
 
     value: float
     low: float
@@ -478,14 +479,28 @@ class Estimate:
     unit: str
     n: int
     warnings: tuple[str, ...] = ()
+    confidence: float = 0.95
+    log: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where an estimate lies if it speaks for something: from `low` to `high`, with its interval of
+    this confidence (0.9 where sameness is tested, by two one-sided tests at 5 %)."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    confidence: float = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """A claim's outcome by the rule written before the data; `cells` are the ids it rests on.
 
-    `limits`: by the name of an estimate, the values that the rule holds its interval against.
-    `needs`: of what is undecided, what would decide it. `experiment`: who judges.
+    `claimed`: by the name of an estimate, where all of these lie if the claim is supported; refuted
+    is what one shows that lies wholly outside, or else what `opposed` has: one that lies wholly
+    there, or all (`opposed_by_all`). `needs`: of what is undecided, what would decide it.
+    `experiment`: who judges.
     """
 
     claim: str
@@ -495,7 +510,9 @@ class Verdict:
     reason: str
     estimates: dict[str, Estimate]
     cells: tuple[str, ...]
-    limits: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    claimed: dict[str, Region] = field(default_factory=dict)
+    opposed: dict[str, Region] = field(default_factory=dict)
+    opposed_by_all: bool = False
     needs: str = ""
     experiment: str = ""
 

@@ -224,9 +224,7 @@ def test_a_page_that_nobody_sees_asks_nothing(closed: Web, chromium: Browser) ->
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{closed.address}/pool")
     page.wait_for_request(re.compile("/pool/figures"))
-    page.evaluate(
-        "Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'})"
-    )
+    page.evaluate("Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'})")
     before = len(asked)
     page.wait_for_timeout(2_500)
     assert len(asked) == before

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
-from scipy.special import stdtrit
 
 from bench.analysis.statistics import (
     CONFIDENCE,
@@ -24,8 +23,6 @@ from bench.analysis.statistics import (
     samples_needed,
     summarise,
     t_interval,
-    times_the_data,
-    ways_out,
 )
 from bench.model import Estimate, Percentiles
 
@@ -276,20 +273,3 @@ def test_a_share_of_none_or_all_ends_where_it_must() -> None:
     assert (none.value, none.low, all_.value, all_.high) == (0.0, 0.0, 1.0, 1.0)
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 1_000))  # in closed form, where none is
     assert math.isnan(proportion(0, 0).value)
-
-
-def test_so_many_times_the_data_tell_a_value_from_its_limit_about_half_the_time() -> None:
-    """If value and scatter stay as they are: the next sample's value is as often nearer."""
-    rng, truth, scatter, limit = np.random.default_rng(3), 2.2, 0.5, 2.0
-    pilot = Estimate(truth, *(truth + end * scatter * stdtrit(4, 0.975) / 5**0.5
-                              for end in (-1, 1)), "s", 5)  # fmt: skip
-    n = round(5 * times_the_data(pilot, (limit,)))
-    told = [t_interval(list(rng.normal(truth, scatter, n)), "s").low > limit for _ in range(2_000)]
-    assert 0.4 < np.mean(told) < 0.65
-    assert times_the_data(pilot, (limit - 1, truth + 1)) == 1.0
-    assert times_the_data(pilot, (truth,)) == math.inf
-
-
-def test_a_ratio_near_one_is_told_apart_or_the_same_by_whichever_takes_less() -> None:
-    assert ways_out(Estimate(1.001, 0.94, 1.07, "×", 5), 0.05) == (0.95, 1.05)
-    assert ways_out(Estimate(1.09, 0.98, 1.21, "×", 5), 0.05) == (1.0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +16,8 @@ import synthetic
 
 from bench.analysis.replicates import is_known
 from bench.experiments import discover, pipelining, pool_sweep
-from bench.model import Estimate, Verdict
-from bench.report.deciding import decided_by, deciding, interval, strip
+from bench.model import Estimate, Region, Verdict
+from bench.report.deciding import decided_by, deciding, interval, strip, ways
 from bench.report.verdicts import by_claim, claim_of, judge_all
 from bench.store import Store
 
@@ -31,7 +32,7 @@ OPEN = Estimate(1.02, 0.97, 1.07, "×", 5)
 def verdict(**changes: object) -> Verdict:
     known = Verdict(
         "C1", "It holds", "by a rule", "undecided", "because", {"ratio": OPEN}, ("a", "b"),
-        {"ratio": (1.0,)}, experiment="pipelining",
+        {"ratio": Region(low=1.0)}, experiment="pipelining",
     )  # fmt: skip
     return replace(known, **changes)
 
@@ -64,7 +65,8 @@ def test_every_verdict_of_the_reference_has_interval_and_cells_or_what_would_dec
         assert bool(each.needs) == (each.outcome == "undecided"), each.claim
         if not each.claim.startswith("I"):
             assert any(is_known(found) for found in each.estimates.values()), each.claim
-        assert set(each.limits) <= set(each.estimates), each.claim
+        assert set(each.claimed) <= set(each.estimates), each.claim
+        assert set(each.opposed) <= set(each.claimed), each.claim
         assert decided_by(each)
 
 
@@ -110,30 +112,98 @@ def test_what_a_machine_could_not_run_is_not_run_and_says_why(tmp_path: Path) ->
     assert found["C8"].outcome != "not run"
 
 
-def test_an_open_verdict_turns_on_what_lacks_most_and_a_refuted_one_on_what_lies_furthest_out() -> (
-    None
-):
-    estimates = {
-        "near": Estimate(1.04, 1.01, 1.07, "×", 5),
-        "open": Estimate(1.045, 0.9, 1.2, "×", 5),
-        "out": Estimate(1.5, 1.4, 1.6, "×", 5),
-    }
-    of = verdict(estimates=estimates, limits=dict.fromkeys(estimates, (0.95, 1.05)))
-    names = {
-        outcome: deciding(replace(of, outcome=outcome))[0]  # type: ignore[index, arg-type]
-        for outcome in ("undecided", "refuted", "supported")
-    }
-    assert names == {"undecided": "open", "refuted": "out", "supported": "open"}
+SAME = Region(0.95, 1.05)
+THREE = {
+    "near": Estimate(1.04, 1.01, 1.07, "×", 5, log=True),
+    "open": Estimate(1.045, 0.9, 1.2, "×", 5, log=True),
+    "out": Estimate(1.5, 1.4, 1.6, "×", 5, log=True),
+}
 
 
-def test_a_count_beyond_its_limits_decides_before_any_interval() -> None:
+def turns_on(of: Verdict, outcome: str) -> str:
+    found = deciding(replace(of, outcome=outcome))  # type: ignore[arg-type]
+    assert found is not None
+    return found[0]
+
+
+def test_a_refuted_verdict_turns_on_what_lies_furthest_out_of_what_is_claimed() -> None:
+    of = verdict(estimates=THREE, claimed=dict.fromkeys(THREE, SAME))
+    assert turns_on(of, "refuted") == "out"
+    inside = {name: THREE[name] for name in ("near", "open")}
+    assert turns_on(verdict(estimates=inside, claimed=dict.fromkeys(inside, SAME)),
+                    "supported") == "open"  # fmt: skip
+
+
+def test_a_refuted_verdict_never_turns_on_what_supports_it() -> None:
+    """As C1: a rate far above what is claimed, and CPU that is above what it may be."""
+    of = verdict(
+        outcome="refuted",
+        estimates={"rate": Estimate(705e3, 577e3, 862e3, "/s", 5, log=True),
+                   "CPU": Estimate(1.2, 1.1, 1.3, "×", 5, log=True)},
+        claimed={"rate": Region(low=10e3), "CPU": Region(high=1.05)},
+    )  # fmt: skip
+    assert turns_on(of, "refuted") == "CPU"
+    assert decided_by(of) == "CPU: 1.20 × (1.10 to 1.30); claimed: 1.05 or less"
+
+
+def test_what_refutes_may_be_another_region_for_one_or_for_all() -> None:
+    """As C14: a ratio below one supports, one above 0.8 refutes; as C2: all are the same."""
+    spike = {"burst": Estimate(3.19, 2.85, 3.57, "×", 3, log=True),
+             "step": Estimate(1.0, 0.9, 1.1, "×", 3, log=True)}  # fmt: skip
+    one = verdict(estimates=spike, claimed=dict.fromkeys(spike, Region(high=1.0)),
+                  opposed=dict.fromkeys(spike, Region(low=0.8)))  # fmt: skip
+    assert turns_on(one, "refuted") == "burst"
+    assert "claimed: 1 or less; refuted: 0.8 or more" in decided_by(replace(one, outcome="refuted"))
+    same = {name: THREE[name] for name in ("near", "open")}
+    all_ = verdict(estimates=same, claimed=dict.fromkeys(same, Region(low=1.0)),
+                   opposed=dict.fromkeys(same, SAME), opposed_by_all=True)  # fmt: skip
+    assert turns_on(all_, "refuted") == "open"
+
+
+def test_an_open_verdict_turns_on_the_last_to_tell_on_the_shortest_way() -> None:
+    wide = {"a": Estimate(1.02, 0.97, 1.07, "×", 5, log=True),
+            "b": Estimate(1.06, 0.9, 1.25, "×", 5, log=True)}  # fmt: skip
+    of = verdict(estimates=wide, claimed=dict.fromkeys(wide, Region(low=1.0)))
+    assert turns_on(of, "undecided") == "b"
+    support, refute = ways(of)
+    assert 1 < support.times(of) < math.inf
+    assert refute.times(of) == math.inf  # neither lies on that side
+
+
+def test_a_count_beyond_what_is_claimed_decides_before_any_interval() -> None:
     counted = Estimate(480.0, 480.0, 480.0, "", 5)
     of = verdict(
         outcome="refuted",
         estimates={"ratio": OPEN, "descriptors": counted},
-        limits={"ratio": (0.95, 1.05), "descriptors": (4_731, 5_229)},
+        claimed={"ratio": SAME, "descriptors": Region(4_731, 5_229)},
     )
-    assert decided_by(of) == "descriptors: 480; limits 4,731 and 5,229"
+    assert decided_by(of) == "descriptors: 480; claimed: 4,731 to 5,229"
+
+
+def test_digits_tell_an_interval_from_the_end_that_it_leaves_out() -> None:
+    close = Estimate(1.12, 1.0012, 1.26, "×", 4, log=True)
+    of = verdict(
+        outcome="supported", estimates={"ratio": close}, claimed={"ratio": Region(low=1.0)}
+    )
+    assert "(1.001 to" in decided_by(of)
+
+
+def test_what_is_not_run_is_told_by_its_reason_whatever_was_measured_of_it() -> None:
+    of = verdict(outcome="not run", reason="not run: Envoy (no wheel)",
+                 estimates={"ratio": Estimate(1.1, math.nan, math.nan, "×", 1)})  # fmt: skip
+    assert deciding(of) is None
+    assert decided_by(of) == "not run: Envoy (no wheel)"
+
+
+def test_what_was_measured_once_is_not_called_not_run(tmp_path: Path) -> None:
+    """Something of the experiment's plan could not be run; this claim's cells could."""
+    synthetic.store(tmp_path / "run", "standard", 1, (pipelining,))
+    manifest = tmp_path / "run" / "run.json"
+    lack = {"experiment": "pipelining", "what": "a port range", "why": "old kernel", "cells": 1}
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "not_run": [lack]}))
+    found = {each.claim: each for each in judge_all(Store.open(tmp_path / "run"))}
+    assert found["C1"].outcome == "undecided"
+    assert "replicates or more" in found["C1"].needs
 
 
 def test_what_is_not_known_has_no_interval_and_no_strip() -> None:
@@ -146,7 +216,8 @@ def test_what_is_not_known_has_no_interval_and_no_strip() -> None:
 def test_a_strip_keeps_order_and_lies_within() -> None:
     place = strip(verdict())
     assert place is not None
-    assert 0 < place.low < place.limits[0] < place.value < place.high < 100
+    assert 0 < place.low < place.ends[0] < place.value < place.high < 100
+    assert place.claimed == (place.ends[0], 100.0)
 
 
 def test_verdicts_json_holds_all_of_it(tmp_path: Path) -> None:
@@ -155,5 +226,5 @@ def test_verdicts_json_holds_all_of_it(tmp_path: Path) -> None:
     store.note_verdicts(judge_all(store))
     stored = json.loads((tmp_path / "run" / "verdicts.json").read_text())
     assert {"claim", "outcome", "reason", "rule", "estimates", "cells", "needs", "experiment",
-            "limits"} <= set(stored[0])  # fmt: skip
+            "claimed", "opposed"} <= set(stored[0])  # fmt: skip
     assert {each["outcome"] for each in stored} <= {"supported", "refuted", "undecided", "not run"}

@@ -15,14 +15,12 @@ from hdrh.histogram import HdrHistogram
 from numpy.typing import NDArray
 from scipy import special  # scipy.stats costs a second to import
 
-from bench.model import Estimate, Percentiles
+from bench.model import Estimate, Percentiles, Region
 
 CONFIDENCE = 0.95
 TICK_S = 1e-6  # histograms count whole microseconds (rule 3 of the methods)
 PERCENTILES = (0.5, 0.9, 0.99, 0.999)
 POWER = 0.8  # the usual one for a smallest detectable difference
-MOST_REPLICATES = 10_000  # beyond it nobody waits for them
-RATIOS = ("×", "")  # units of what is told on logs
 EQUIVALENCE_REPLICATES = 5  # rule 5: from here up equivalence may be claimed
 
 Array = NDArray[np.float64]
@@ -157,9 +155,10 @@ def log_t_interval(
     doubt = _no_interval_because(known)
     if doubt:
         centre = float(np.median(known)) if known else math.nan
-        return Estimate(centre, math.nan, math.nan, unit, len(known), (*warnings, doubt))
+        nan = math.nan
+        return Estimate(centre, nan, nan, unit, len(known), (*warnings, doubt), confidence, True)
     low, value, high = _interval_on_logs(known, confidence)
-    return Estimate(value, low, high, unit, len(known), warnings)
+    return Estimate(value, low, high, unit, len(known), warnings, confidence, True)
 
 
 def t_interval(values: Iterable[float | None], unit: str) -> Estimate:
@@ -183,50 +182,6 @@ def proportion(count: int, of: int) -> Estimate:
     low = special.betaincinv(count, of - count + 1, tail) if count else 0.0
     high = special.betaincinv(count + 1, of - count, 1 - tail) if count < of else 1.0
     return Estimate(count / of, float(low), float(high), "share", of)
-
-
-def times_the_data(found: Estimate, limits: Iterable[float]) -> float:
-    """By which factor more replicates would tell `found` from every limit that lies within its
-    interval, if value and scatter stay as they are; 1 where none lies within; infinite where it
-    would take more than `MOST_REPLICATES`.
-
-    An interval is as wide as Student's t over √n, a ratio's on logs.
-    """
-    within = [limit for limit in limits if found.low <= limit <= found.high]
-    if not within:
-        return 1.0
-    if not found.low < found.high:
-        return math.inf
-    away = min(_in_widths(found, limit) for limit in within)
-    at = np.arange(found.n, MOST_REPLICATES + 1)
-    widths = special.stdtrit(at - 1, (1 + CONFIDENCE) / 2) / np.sqrt(at)
-    enough_ = at[widths < away * widths[0]]
-    return float(enough_[0] / found.n) if len(enough_) else math.inf
-
-
-def ways_out(ratio: Estimate, margin: float) -> tuple[float, ...]:
-    """The limits of whichever takes less data: that the ratio differs from 1, or that it is 1
-    within `margin`."""
-    ways = ((1.0,), (1 - margin, 1 + margin))
-    return min(ways, key=lambda limits: times_the_data(ratio, limits))
-
-
-def outside(found: Estimate, limits: Sequence[float]) -> float:
-    """How far a value lies from its nearest limit, in half intervals; of several limits negative
-    between them. Infinite for a value without an interval, 0 where there is no limit."""
-    if not limits:
-        return 0.0
-    exact = not found.low < found.high
-    away = math.inf if exact else min(_in_widths(found, limit) for limit in limits)
-    return -away if len(limits) > 1 and min(limits) < found.value < max(limits) else away
-
-
-def _in_widths(found: Estimate, limit: float) -> float:
-    """How far `limit` lies from the value, in half intervals on its side."""
-    end = found.high if limit > found.value else found.low
-    if found.unit in RATIOS and found.low > 0 and limit > 0:
-        return abs(math.log(limit / found.value) / math.log(end / found.value))
-    return abs((limit - found.value) / (end - found.value))
 
 
 def _too_few(n: int) -> str:
@@ -278,6 +233,12 @@ def equivalence(ratios: Iterable[float | None], margin: float = 0.05) -> Equival
     inside = 1 - margin < ratio.low and ratio.high < 1 + margin
     detectable = math.nan if math.isnan(ratio.low) else _detectable(_known_values(listed))
     return Equivalence(ratio, margin, enough_replicates and inside, detectable)
+
+
+def same_within(margin: float) -> Region:
+    """Where a ratio lies that is shown to be 1 within `margin`: its 90 % interval does, which is
+    two one-sided tests at 5 %."""
+    return Region(1 - margin, 1 + margin, confidence=1 - 2 * (1 - CONFIDENCE))
 
 
 def _detectable(known: Sequence[float]) -> float:

@@ -45,6 +45,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Region,
     Tls,
     Verdict,
     Via,
@@ -366,7 +367,7 @@ def _judge(known: pd.DataFrame, store: Store, claim: str, environment: Environme
         "; ".join(said),
         {"tax": found, **effects},
         tuple(pair.cells["cell"].unique()),
-        {"tax": (TAX_S,)},
+        {"tax": Region(low=TAX_S)},
     )
 
 

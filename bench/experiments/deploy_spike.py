@@ -47,6 +47,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Region,
     Verdict,
     Workload,
 )
@@ -317,13 +318,13 @@ def ratios(known: pd.DataFrame, pair: Versus) -> dict[str, Estimate]:
 
 
 def _ratio(big: pd.DataFrame, small: pd.DataFrame, column: str) -> Estimate:
-    """Recoveries count as one bucket at least, the finest that is told; one that was not seen to
-    end has no ratio."""
+    """Recoveries count as one bucket at least, the finest that is told; where both are over within
+    one, or one was not seen to end, there is no ratio."""
     top, bottom = (cells.set_index("block")[column].astype(float) for cells in (big, small))
     least = BUCKET_S if column == "recovery_s" else 0.0
-    found = (top.clip(lower=least) / bottom.clip(lower=least)).reindex(
-        top.index.intersection(bottom.index)
-    )
+    told = (top > least) | (bottom > least)
+    found = (top.clip(lower=least) / bottom.clip(lower=least)).where(told)
+    found = found.reindex(top.index.intersection(bottom.index))
     return log_t_interval(found.tolist(), unit="×")
 
 
@@ -361,31 +362,28 @@ def _judge(known: pd.DataFrame, claim: str, pair: Versus, statement: str) -> Ver
         reason = "; ".join(filter(None, [reason, f"{', '.join(unknown)}: {why}"]))
     return Verdict(
         claim, statement, RULE, outcome, f"{pair.name}: {reason}", found,
-        tuple(of["cell"].unique()), {name: _limits(ratio) for name, ratio in found.items()},
+        tuple(of["cell"].unique()), dict.fromkeys(found, Region(high=1.0)),
+        dict.fromkeys(found, Region(low=LESS)),
     )  # fmt: skip
-
-
-def _limits(ratio: Estimate) -> tuple[float, ...]:
-    """What it would have to be told from: above one it refutes, below the other it supports."""
-    return (LESS,) if ratio.value >= LESS else (1.0,)
 
 
 RULE = (
     f"ratios with 95 % intervals, paired within blocks, of latency p99 (due from the spike's begin "
     f"to the window's end) under burst and step, and of the time to recover from the burst: until "
     f"the median of {si(BUCKET_S, 's')} is back within {SLOW:g} × that before the spike, told no "
-    f"finer than that. Supported: all of them below 1; refuted: one or more not below 1 and above "
-    f"{LESS:g}, so that an improvement by a fifth is ruled out. The server may be the limit where "
-    "it is meant to be"
+    f"finer than that. Refuted: one or more above {LESS:g}, so that an improvement by a fifth is "
+    "ruled out; else supported: all of them below 1 (parted so after a review: an interval between "
+    "the two fell to neither). Recoveries both over within what is told give no ratio. The server "
+    "may be the limit where it is meant to be"
 )
 
 
 def outcome_of(found: Sequence[Estimate]) -> Outcome:
     """By the rule above."""
     known = [ratio for ratio in found if is_known(ratio)]
-    if any(ratio.low > LESS and ratio.high >= 1 for ratio in known):
+    if any(ratio.low > LESS for ratio in known):
         return "refuted"
-    better = [ratio for ratio in known if ratio.high < 1 and ratio.low <= LESS]
+    better = [ratio for ratio in known if ratio.high < 1]
     return "supported" if len(better) == len(found) else "undecided"
 
 

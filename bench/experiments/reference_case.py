@@ -37,7 +37,14 @@ from bench.analysis.replicates import (
     replicates_in,
 )
 from bench.analysis.sentences import as_factor, counted, why_undecided
-from bench.analysis.statistics import TICK_S, Equivalence, equivalence, log_t_interval, recorded
+from bench.analysis.statistics import (
+    TICK_S,
+    Equivalence,
+    equivalence,
+    log_t_interval,
+    recorded,
+    same_within,
+)
 from bench.figures.axes import linear_axis, log_axis
 from bench.figures.cells import draw_line, draw_pool_sizes, small_print
 from bench.figures.curves import draw_theory, label_ends
@@ -55,6 +62,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Region,
     Verdict,
     Workload,
 )
@@ -422,10 +430,10 @@ class More(NamedTuple):
         return Estimate(self.descriptors, self.descriptors, self.descriptors, "", self.blocks)
 
     @property
-    def limits(self) -> tuple[float, ...]:
-        """Of what is about the number claimed."""
+    def about(self) -> Region:
+        """What is about the number claimed."""
         away = ABOUT_DESCRIPTORS * self.claimed
-        return self.claimed - away, self.claimed + away
+        return Region(self.claimed - away, self.claimed + away)
 
     @property
     def off(self) -> bool:
@@ -474,7 +482,7 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
 
 C6 = {"C6a": LIFO, "C6b": FIFO, "C6c": LAZY}
 CASE = f"{QPS:,.0f} requests/s at {si(HOLD_S, 's')}"
-BOUNDS = (IN_FLIGHT * (1 - ABOUT), IN_FLIGHT * (1 + ABOUT))
+AROUND_IT = Region(IN_FLIGHT * (1 - ABOUT), IN_FLIGHT * (1 + ABOUT))
 AROUND = f"{IN_FLIGHT:g} ± {100 * ABOUT:.0f} %"
 WHEN = (
     f"W₀ within {100 * HOLD_WITHIN:.0f} % of {si(HOLD_S, 's')} in a prefilled pool of {CONTROL}, "
@@ -494,7 +502,7 @@ def _judge_mean(cells: pd.DataFrame) -> Verdict:
         unfit or said,
         {"mean in flight": found.in_flight, "W₀": found.hold},
         _ids(poisson(cells, CONTROL)),
-        {"mean in flight": BOUNDS},
+        {"mean in flight": AROUND_IT},
     )
 
 
@@ -510,7 +518,7 @@ def _judge_peak(cells: pd.DataFrame, store: Store) -> Verdict:
         unfit or _peak_said(found),
         {} if found is None else {"p99 in flight": found.p99},
         _ids(poisson(cells, CONTROL)),
-        {"p99 in flight": BOUNDS},
+        {"p99 in flight": AROUND_IT},
     )
 
 
@@ -530,7 +538,7 @@ def _largest_said(found: InFlight) -> str:
 
 
 def _about(estimate: Estimate) -> Outcome:
-    low, high = BOUNDS
+    low, high = AROUND_IT.low, AROUND_IT.high
     if estimate.low > high or estimate.high < low:
         return "refuted"
     return "supported" if low <= estimate.low and estimate.high <= high else "undecided"
@@ -595,8 +603,8 @@ def _judge_headroom(cells: pd.DataFrame, store: Store, claim: str, arriving: Arr
         reason,
         told if len(found.cells) else {},
         _ids(arriving.own),
-        {"found empty, calm": (MOST_SHARE,), "wait p99, calm": (LONG_WAIT_S,)},
-        _headroom_needs(cells, store, arriving),
+        {"found empty, calm": Region(high=MOST_SHARE), "wait p99, calm": Region(high=LONG_WAIT_S)},
+        needs=_headroom_needs(cells, store, arriving),
     )
 
 
@@ -706,8 +714,25 @@ def _judge_added(cells: pd.DataFrame, claim: str, variant: Variant) -> Verdict:
         outcome, reason,
         {each.name: each.ratio for each in found} | {each.name: each.estimate for each in more},
         _ids(pd.concat([large, covers[covers["block"].isin(large["block"])]])),
-        {each.name: (1 - SAME, 1 + SAME) for each in found} | {m.name: m.limits for m in more},
+        dict.fromkeys([each.name for each in found], same_within(SAME))
+        | {each.name: each.about for each in more},
+        # Of a figure that differs its usual interval lies wholly outside; and a count may be off.
+        {each.name: beyond for each in found if (beyond := _beyond(each.ratio))}
+        | {each.name: beyond for each in more if (beyond := _off(each))},
     )  # fmt: skip
+
+
+def _beyond(ratio: Estimate) -> Region | None:
+    """Where it would be shown to differ, on the side on which it is."""
+    if not is_known(ratio):
+        return None
+    return Region(low=1 + SAME) if ratio.value > 1 else Region(high=1 - SAME)
+
+
+def _off(more: More) -> Region | None:
+    """Where it is shown to be another number than about what is claimed."""
+    about = more.about
+    return Region(low=about.high) if more.descriptors > about.high else Region(high=about.low)
 
 
 def _added_outcome(found: list[Added], more: list[More]) -> tuple[Outcome, str]:

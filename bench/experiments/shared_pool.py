@@ -35,8 +35,8 @@ from bench.analysis.statistics import (
     Equivalence,
     equivalence,
     log_t_interval,
+    same_within,
     t_interval,
-    ways_out,
 )
 from bench.figures.axes import linear_axis
 from bench.figures.sheet import footnote, new_figure, panel_title
@@ -50,6 +50,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Region,
     Verdict,
     Via,
     Workload,
@@ -282,7 +283,8 @@ def _judge(known: pd.DataFrame, store: Store, claim: str, via: Via, what: str) -
         said if is_known(found) else _why(known, store, via),
         {"shared ÷ direct": found, "CPU difference per worker": break_even(known, via).slope},
         tuple(own["cell"].unique()),
-        {"shared ÷ direct": ways_out(found, MARGIN)},
+        {"shared ÷ direct": Region(low=1.0)},
+        {"shared ÷ direct": Region(high=1.0) if found.value < 1 - MARGIN else same_within(MARGIN)},
     )
 
 

@@ -37,6 +37,7 @@ from bench.model import (
     Outcome,
     Plan,
     Profile,
+    Region,
     Service,
     Verdict,
     Workload,
@@ -267,7 +268,10 @@ def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
             f"{reason}; {lacking}" if lacking else reason,
             {"others served, with": with_it, "others served, without": without},
             tuple(own["cell"].unique()),
-            {"others served, with": (SERVED,), "others served, without": (STARVED,)},
+            {
+                "others served, with": Region(low=SERVED),
+                "others served, without": Region(high=STARVED),
+            },
         )
     ]
 

@@ -281,7 +281,7 @@ def _size(row: dict[str, Any]) -> float:
 def _lost(found: dict[str, Any]) -> list[str]:
     """A claim that the later run does not have was not lost, it was not asked."""
     judged = [row for row in found["verdicts"] if row["before"] and row["after"]]
-    if not any(row["before"]["outcome"] != "undecided" for row in judged):
+    if not any(row["before"]["outcome"] in ("supported", "refuted") for row in judged):
         raise PreflightError(
             "--fail-on verdict: no claim that was decided before is judged in both runs, so none "
             "could be lost: use runs of profile standard or full by one version of the suite"

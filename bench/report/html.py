@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 from PIL import Image
 
-from bench.report.deciding import deciding, interval, limits_said, strip
+from bench.report.deciding import claimed_said, deciding, interval, strip
 from bench.report.story import NOT_TESTABLE, Story
 from bench.rig import host
 
@@ -42,7 +42,7 @@ def write_html(folder: Path, story: Story) -> Path:
         invalid_left_out=max(0, len(story.invalid) - MOST_INVALID),
         deciding=deciding,
         interval=interval,
-        limits_said=limits_said,
+        claimed_said=claimed_said,
         strip=strip,
     )
     path = folder / "report.html"

@@ -12,11 +12,12 @@ from typing import NamedTuple, get_args
 
 import pandas as pd
 
+from bench.analysis.regions import ENOUGH_REPLICATES
 from bench.analysis.replicates import APPARATUS, REPLICATES_NEEDED, is_known, last_attempts
 from bench.analysis.sentences import counted, not_run
-from bench.analysis.statistics import times_the_data
 from bench.experiments import chosen, discover
 from bench.model import Outcome, Verdict
+from bench.report.deciding import Way, ways
 from bench.store import Store
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)  # in the order in which they are told
@@ -110,7 +111,7 @@ def _finished(verdict: Verdict, module: ModuleType, cells: pd.DataFrame, store: 
     if verdict.outcome != "undecided":
         return replace(verdict, needs="")
     lacking = not_run(store.manifest, module.NAME)
-    if lacking and not any(map(is_known, verdict.estimates.values())):
+    if lacking and not any(each.n for each in verdict.estimates.values()):
         return replace(verdict, outcome=NOT_RUN, reason=lacking, needs="")
     return replace(verdict, needs=verdict.needs or _needs(verdict, own, store))
 
@@ -139,41 +140,41 @@ def _needs(verdict: Verdict, own: pd.DataFrame, store: Store) -> str:
     measuring = _measuring(verdict.experiment, store)
     if own.empty:
         return f"its cells, which this run does not hold: {measuring}"
-    limited = [verdict.estimates[name] for name in verdict.limits if name in verdict.estimates]
-    if not all(map(is_known, limited)):
+    held = [verdict.estimates[name] for name in verdict.claimed if name in verdict.estimates]
+    open_ways = ways(verdict)
+    if not open_ways or not all(map(is_known, held)):
         return _more_evidence(own, measuring)
-    factor = max((_times(verdict, name) for name in verdict.limits), default=1.0)
-    if factor > 1:
-        return _more_replicates(verdict, factor)
-    return _more_evidence(own, measuring)
-
-
-def _times(verdict: Verdict, name: str) -> float:
-    return times_the_data(verdict.estimates[name], verdict.limits[name])
+    return _more_replicates(verdict, min(open_ways, key=lambda way: way.times(verdict)))
 
 
 def _more_evidence(own: pd.DataFrame, measuring: str) -> str:
-    """Where the cells themselves are no evidence: invalid, or bound by the rig."""
+    """Where the measurements themselves are no evidence: invalid, bound by the rig, or too few."""
     valid = own[own["valid"]]
     held = valid[valid["bound_by"].isin(APPARATUS)]
-    if len(valid) < len(own):
-        bad = f"{len(own) - len(valid)} of {len(own)} cells that failed a gate, measured again"
-        return f"{bad}, on a quieter machine"
+    if valid.empty:
+        return f"its {counted(len(own), 'measurement')} without a failed gate, on a quieter machine"
+    if valid["block"].nunique() < REPLICATES_NEEDED:
+        return f"{REPLICATES_NEEDED} replicates or more: {measuring}"
     if len(held):
         by = ", ".join(held["bound_by"].value_counts().index)
         return f"a machine whose own limit ({by}) does not set the figure: more or faster cores"
-    return f"{REPLICATES_NEEDED} replicates or more: {measuring}"
+    return "not more of the same, but what its reason names"
 
 
-def _more_replicates(verdict: Verdict, factor: float) -> str:
-    """Which figure takes the most, and how much of it."""
-    name = max(verdict.limits, key=lambda each: _times(verdict, each))
-    found = verdict.estimates[name]
+def _more_replicates(verdict: Verdict, way: Way) -> str:
+    """Which figure takes the most on the shortest way to an outcome, and how much of it."""
+    factor = way.times(verdict)
     if math.isinf(factor):
-        return f"no number of replicates, if it stays as it is: {name} lies at its limit"
+        return "no number of replicates, if the figures stay as they are; a quieter machine may"
+    name = way.binding(verdict)
+    if verdict.estimates[name].n < ENOUGH_REPLICATES:
+        return (
+            f"more replicates of “{name}”: from so few its scatter is not known well enough to say "
+            "how many; or a quieter machine"
+        )
     return (
-        f"about {math.ceil(factor * found.n)} values of “{name}” in place of {found.n} "
-        f"({factor:.1f} × the replicates, at this scatter), or a quieter machine"
+        f"about {factor:.1f} × the replicates, if “{name}” stays as it is, and then it is "
+        f"{way.outcome}; or a quieter machine"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from bench.analysis.statistics import (
     equivalence,
     log_t_interval,
     proportion,
+    same_within,
     t_interval,
 )
 from bench.experiments.idle_eviction.lanes import (
@@ -48,7 +49,7 @@ from bench.experiments.idle_eviction.seen import (
     part,
 )
 from bench.figures.units import si
-from bench.model import SILENT_TRAPS, Estimate, Outcome, Trap, Verdict
+from bench.model import SILENT_TRAPS, Estimate, Outcome, Region, Trap, Verdict
 from bench.store import Store
 
 NEARLY_ALL = 0.9  # of the connections that a trap has closed, the first command fails
@@ -67,7 +68,7 @@ ALONE = ("shrink", "idle below", "passive", "ping", "keepalive", "retries")
 
 
 CLAIMS = {
-    "C9": "Idle connections are closed by the server, and sooner and more silently by the path",
+    "C9": "A server with a timeout and every hop of the path close what is idle, some in silence",
     "C9b": "Redis' default TCP keepalive kills idle connections",
     "C10": "A pool that does not check hands dead connections out; retries sometimes help",
     "C11": "Meanwhile the server's dashboard looks healthy",
@@ -143,9 +144,20 @@ def _hops(found: pd.DataFrame) -> Verdict:
         "one of these is silent, so that the client waits for its time-out",
         outcome,
         "; ".join(_hop_said(found, trap) for trap in seen) or "no trap was measured",
-        {f"first commands that fail, {trap}": _overdue(part(found, NONE, trap)) for trap in seen},
-        _rests_on(own),
-    )
+        _failing_first(found, seen), _rests_on(own), _nearly_all(seen),
+    )  # fmt: skip
+
+
+def _failing_first(found: pd.DataFrame, traps: Iterable[str]) -> dict[str, Estimate]:
+    return {_first(trap): _overdue(part(found, NONE, trap)) for trap in traps}
+
+
+def _nearly_all(traps: Iterable[str]) -> dict[str, Region]:
+    return {_first(trap): Region(low=NEARLY_ALL) for trap in traps}
+
+
+def _first(trap: str) -> str:
+    return f"first commands that fail, {trap}"
 
 
 def _overdue(own: pd.DataFrame) -> Estimate:
@@ -211,8 +223,7 @@ def _first_commands(found: pd.DataFrame) -> Verdict:
         f"command; with retries both are seen: success in time, and failure or more than {SLOW:g} "
         "times the healthy p99",
         outcome, reason,
-        {f"first commands that fail, {trap}": _overdue(part(found, NONE, trap)) for trap in seen},
-        _rests_on(own),
+        _failing_first(found, seen), _rests_on(own), _nearly_all(seen),
     )  # fmt: skip
 
 
@@ -284,7 +295,10 @@ def _dashboard(
             "clients left, median of lanes": Estimate(usual, usual, usual, "share", ratio.n),
         },
         _rests_on(own),
-        {"server CPU, during ÷ before": (HEALTHY,), "clients left, median of lanes": (STAY,)},
+        {
+            "server CPU, during ÷ before": Region(high=HEALTHY),
+            "clients left, median of lanes": Region(low=STAY),
+        },
     )  # fmt: skip
 
 
@@ -317,10 +331,10 @@ def _fix(found: pd.DataFrame) -> Verdict:
         f"failing with one part, or two, over all traps: {', '.join(alone)}; undefended "
         f"{_over_traps(found, NONE)}",
         {
-            "share of requests that failed": _at_most(failed, requests),
-            "share of bursts with a failure": _at_most(
+            "bursts with a failure": _at_most(
                 int((own["failed_bursts"] + own["slow_bursts"]).sum()), bursts_seen
             ),
+            "requests that failed": _at_most(failed, requests),
         },
         _rests_on(own, *(part(found, arm) for arm in (*ALONE, *PAIRS, NONE))),
     )
@@ -339,13 +353,14 @@ def _fails(own: pd.DataFrame) -> bool:
 
 
 def _at_most(failed: int, requests: int) -> Estimate:
-    """With the upper end of Clopper and Pearson's one-sided 95 % interval."""
+    """With the upper end of Clopper and Pearson's one-sided 95 % interval, as of independent
+    trials: those of one burst are not, so that of bursts is the one to go by."""
     if not requests:
         return Estimate(math.nan, math.nan, math.nan, "share", 0)
     high = 1.0
     if failed < requests:
         high = float(special.betaincinv(failed + 1, requests - failed, 0.95))
-    return Estimate(failed / requests, 0.0, high, "share", requests)
+    return Estimate(failed / requests, 0.0, high, "share", requests, ("one-sided",))
 
 
 def _over_traps(found: pd.DataFrame, arm: str) -> str:
@@ -365,9 +380,10 @@ def _below_server(found: pd.DataFrame) -> Verdict:
     outcome: Outcome = "undecided"
     if len(own):
         outcome = "supported" if not len(bad) else "refuted" if _fails(own) else "undecided"
+    worst_first = own.sort_values("share", ascending=False, kind="stable") if len(own) else own
     told = [
         f"{row.trap} ({si(row.path_s, 's')}): {row.failed + row.slow} of {row.requests}"
-        for row in own.itertuples()
+        for row in worst_first.itertuples()
     ]
     return Verdict(
         "C12b",
@@ -380,7 +396,7 @@ def _below_server(found: pd.DataFrame) -> Verdict:
             f"requests that fail, {row.trap} ({si(row.path_s, 's')})": proportion(
                 row.failed + row.slow, row.requests
             )
-            for row in own.itertuples()
+            for row in worst_first.itertuples()
         },
         _rests_on(own),
     )
@@ -427,9 +443,13 @@ def _cpu(each: pd.DataFrame) -> Verdict:
         {"server CPU, fix ÷ healthy": same.ratio, "difference, of a core": points},
         _rests_on(own),
         {
-            "server CPU, fix ÷ healthy": (1 - SAME, 1 + SAME),
-            "difference, of a core": (-CORE_POINT, CORE_POINT),
+            "server CPU, fix ÷ healthy": same_within(SAME),
+            "difference, of a core": Region(-CORE_POINT, CORE_POINT),
         },
+        needs=(
+            f"more lanes in each trap: a value is one trap's, and {same.ratio.n} is all there are; "
+            "or a quieter machine"
+        ),
     )
 
 

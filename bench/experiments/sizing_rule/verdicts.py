@@ -9,6 +9,7 @@ import pandas as pd
 from bench.analysis.nstar import Law
 from bench.analysis.replicates import REPLICATES_NEEDED, is_known, last_attempts
 from bench.analysis.sentences import counted, why_undecided
+from bench.analysis.statistics import proportion
 from bench.experiments.sizing_rule.needs import (
     CLOSE,
     CLOSE_SHARE,
@@ -27,7 +28,7 @@ from bench.experiments.sizing_rule.needs import (
     rules,
     steady,
 )
-from bench.model import Estimate, Outcome, Verdict
+from bench.model import Estimate, Outcome, Region, Verdict
 from bench.store import Store
 
 EXPONENT = 0.1  # C4: the rate's exponent must lie within ± this
@@ -60,7 +61,8 @@ def judge_rule(cells: pd.DataFrame, told: list[Answer], store: Store) -> Verdict
         f"under both objectives; refuted where the rate's is wholly outside, or where a pool "
         "∝ QPS predicts better, left one out, than Erlang C from λW₀",
         outcome, reason, estimates, _rests_on(steady(found)),
-        {name: (0.0,) if name.startswith(OF_L) else (-EXPONENT, EXPONENT) for name in estimates},
+        {name: Region(low=0.0) if name.startswith(OF_L) else Region(-EXPONENT, EXPONENT)
+         for name in estimates},
     )  # fmt: skip
 
 
@@ -130,7 +132,9 @@ def _judge_prediction(cells: pd.DataFrame, told: list[Answer]) -> Verdict:
         f"N* by Erlang C from λW₀, or for bursts by simulation, within ±{CLOSE} of the measured, "
         f"both in whole connections (the crossing rounded up), up to L = {CLOSE_UP_TO} and within "
         f"{CLOSE_SHARE:.0%} above, for all loads but one",
-        outcome, reason, {named(each): each.empty for each in known},
+        outcome, reason,
+        {"loads told within that": proportion(len(near), len(known))}
+        | {named(each): each.empty for each in known},
         _rests_on([need for need in needs(cells) if need.load in {each.load for each in known}]),
     )  # fmt: skip
 
