@@ -176,14 +176,16 @@ def _counts(cells: pd.DataFrame) -> str:
     limits = ", ".join(f"{count:,} by {part}" for part, count in bound.items())
     bad = int((~last["valid"]).sum())
     return (
-        f"{counted(len(last), 'cell')} with a last attempt, {bad} of them invalid; bound {limits}"
+        f"{counted(len(last), 'measurement')}, attempts that were repeated left out; {bad} invalid; "
+        f"bound {limits}"
     )
 
 
 def _reproduce(store: Store) -> list[str]:
     """The commands that make such a run again."""
     settings, commit = stored_settings(store.folder), store.manifest.get("git_commit")
-    check_out = [f"git checkout {commit[:12]}"] if commit else []
+    dirty = "  # and changes that were not committed" if store.manifest.get("git_dirty") else ""
+    check_out = [f"git checkout {commit[:12]}{dirty}"] if commit else []
     owned = store.manifest.get("settings", {}).get("owned_server", True)
     url = "" if owned else "REDIS_URL=… "
     return [*check_out, "make setup", f"{url}.venv/bin/bench run {_options(settings)}"]
