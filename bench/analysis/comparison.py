@@ -24,6 +24,8 @@ from bench.model import Arrivals, Cell, Estimate, Idling, Outage, Service, Workl
 FALSE_SHARE = 0.05  # of the differences called, at most so many are none, on average
 DIGITS = 1e-3  # histograms keep three digits
 FEWEST_TICKS = 20  # a time of fewer is known to worse than 5 %
+PARTS = ("own", "own_freedom", "shared", "shared_freedom", "scale")
+SMALLEST_LOG_P, BISECTIONS = -60.0, 50
 FEWEST_CELLS = 3  # that can say how alike the scatters of cells are
 
 # The kinds of a cell's settings, each with a column that is known wherever it has any of them.
@@ -144,8 +146,7 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
     means), n_before, n_after, ratio (after ÷ before), low and high, p, detectable, hollow (bound by
     the apparatus in half of either run's replicates: it supports no claim), differs, and worse.
 
-    A test is Student's t on logarithms, with variances `moderated` and what blocks share
-    (`_with_blocks`). Of those that are not hollow, `differs` is called by Benjamini and Hochberg
+    A test is on logarithms, with variances `moderated` and what blocks share (`_half`). Of those that are not hollow, `differs` is called by Benjamini and Hochberg
     at 5 %, over all figures together;
     intervals of the called are as wide as that choice needs, others hold 95 % (`_intervals`).
     `detectable`: the smallest true ratio − 1 that would have been called four times in five.
@@ -159,21 +160,25 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
     found = found.join(_intervals(found, level))
     higher = found["figure"].isin([each.column for each in FIGURES if each.more_is_better])
     found["worse"] = found["differs"] & ((found["ratio"] < 1) == higher)
-    return found.drop(columns=["error", "freedom"])
+    return found.drop(columns=[*PARTS])
 
 
 def _of_figure(
     before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame, figure: Figure
 ) -> pd.DataFrame:
-    """The rows of one figure, each with its standard error and degrees of freedom."""
+    """The rows of one figure, each with the `PARTS` of its difference's variance."""
     first = _summed(before, figure).reindex(pairs["before"])
     second = _summed(after, figure).reindex(pairs["after"])
     n, m = first["count"].to_numpy(), second["count"].to_numpy()
     spread, freedom = _pooled(first, second)
     if figure.time:
         spread = spread + _coarseness(first["mean"].to_numpy())
-    variance, freedom = _with_blocks(*moderated(spread, freedom), *_shared(first, second))
-    error = np.sqrt(variance * (1 / n + 1 / m))
+    own, own_freedom = moderated(spread, freedom)
+    shared, shared_freedom = _shared(first, second)
+    parts = pd.DataFrame({
+        "own": own, "own_freedom": own_freedom, "shared": shared,
+        "shared_freedom": shared_freedom, "scale": 1 / n + 1 / m,
+    })  # fmt: skip
     shift = second["mean"].to_numpy() - first["mean"].to_numpy()
     rows = pd.DataFrame({
         "experiment": pairs["experiment"].to_numpy(),
@@ -181,10 +186,10 @@ def _of_figure(
         "figure": figure.column,
         "before": np.exp(first["mean"].to_numpy()), "after": np.exp(second["mean"].to_numpy()),
         "n_before": n, "n_after": m, "ratio": np.exp(shift),
-        "p": 2 * special.stdtr(freedom, -np.abs(shift / error)),
-        "error": error, "freedom": freedom,
+        "p": _p(parts, shift),
         "hollow": (first["hollow"].to_numpy() >= 0.5) | (second["hollow"].to_numpy() >= 0.5),
     })  # fmt: skip
+    rows = rows.join(parts)
     kept = rows[(rows["n_before"] > 0) & (rows["n_after"] > 0)]
     return kept.astype({"n_before": int, "n_after": int})
 
@@ -232,15 +237,28 @@ def _shared(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Array, Array]:
     return squares / np.maximum(freedom, 1), freedom
 
 
-def _with_blocks(
-    variance: Array, freedom: Array, shared: Array, shared_freedom: Array
-) -> tuple[Array, Array]:
-    """The sum of a cell's own variance and of what its blocks share, with Satterthwaite's degrees
-    of freedom (1946, Biometrics Bulletin 2). All cells of a block move with its server's start: so
-    no number of cells lends that part more than the few blocks tell."""
-    total = variance + shared
-    parts = variance**2 / freedom + shared**2 / np.maximum(shared_freedom, 1)
-    return total, total**2 / parts
+def _half(parts: pd.DataFrame, level: Array | float) -> Array:
+    """The half width of an interval of a difference of means that misses it in at most the share
+    `level`, whatever of the variance is the cells' own and what their blocks share: each part has
+    a t of its own degrees of freedom (Banerjee, 1960, Sankhyā 22). Satterthwaite's one t for both
+    misses more than it says so far out in the tails, where hundreds of comparisons look."""
+    own, shared = (
+        special.stdtrit(np.maximum(parts[f"{name}_freedom"].to_numpy(float), 1), level / 2) ** 2
+        * parts[name].to_numpy(float)
+        for name in ("own", "shared")
+    )
+    return np.asarray(np.sqrt(parts["scale"].to_numpy(float) * (own + shared)))
+
+
+def _p(parts: pd.DataFrame, shift: Array) -> Array:
+    """The level at which the interval just reaches zero, by bisection on its logarithm."""
+    low, high = np.full(shift.shape, SMALLEST_LOG_P), np.zeros(shift.shape)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        wider = _half(parts, np.exp(middle)) > np.abs(shift)
+        low, high = np.where(wider, middle, low), np.where(wider, high, middle)
+    known = np.isfinite(parts["own"].to_numpy(float)) & np.isfinite(shift)
+    return np.where(known, np.exp(high), np.nan)
 
 
 def _pooled(first: pd.DataFrame, second: pd.DataFrame) -> tuple[Array, Array]:
@@ -324,11 +342,10 @@ def _intervals(found: pd.DataFrame, level: float) -> pd.DataFrame:
     """Of what is called at 1 − `level`, which is the share of called tests times 5 %: so of the
     intervals that are picked out for differing 95 % hold the truth (Benjamini and Yekutieli, 2005,
     Journal of the American Statistical Association 100), and each leaves out 1. Others: 95 %."""
-    freedom, error = found["freedom"].to_numpy(), found["error"].to_numpy()
     wide = np.where(found["differs"], level, 1 - CONFIDENCE)
-    half = special.stdtrit(freedom, 1 - wide / 2) * error
-    critical = special.stdtrit(freedom, 1 - level / 2)
-    needed = special.nctdtrinc(freedom, 1 - POWER, critical) * error  # of the noncentral t
+    half = _half(found, wide)
+    error = np.sqrt(found["scale"] * (found["own"] + found["shared"]))
+    needed = _half(found, level) + special.ndtri(POWER) * error
     return pd.DataFrame({
         "low": found["ratio"] * np.exp(-half), "high": found["ratio"] * np.exp(half),
         "detectable": np.expm1(needed),
@@ -363,12 +380,13 @@ def _mean_change(
 
 
 def _block_means(cells: pd.DataFrame, ids: Sequence[str], figure: Figure) -> Array:
-    """The mean logarithm over these cells in their first block, their second, and so on, as long as
-    all of them have one."""
+    """The mean logarithm over these cells in each block. Cells of blocks apart are taken by the
+    order of their blocks; one that lacks a block of its kind is left out, not the block."""
     valid = cells[cells["valid"].astype(bool) & cells["cell"].isin(ids)]
-    known = valid.assign(log=figure.known(valid)).dropna(subset=["log"]).sort_values("block")
-    known["turn"] = known.groupby("cell").cumcount()
-    table = known.pivot(index="turn", columns="cell", values="log").dropna()
+    known = valid.assign(log=figure.known(valid)).dropna(subset=["log"])
+    kind = known.groupby("cell")["block"].transform("min")
+    known["turn"] = known.groupby(kind)["block"].rank(method="dense")
+    table = known.pivot(index="turn", columns="cell", values="log").dropna(axis="columns")
     return np.asarray(table.mean(axis=1).to_numpy(float))
 
 
