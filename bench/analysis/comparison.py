@@ -146,9 +146,10 @@ def changes(before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame) -> p
     means), n_before, n_after, ratio (after ÷ before), low and high, p, detectable, hollow (bound by
     the apparatus in half of either run's replicates: it supports no claim), differs, and worse.
 
-    A test is on logarithms, with variances `moderated` and what blocks share (`_half`). Of those that are not hollow, `differs` is called by Benjamini and Hochberg
-    at 5 %, over all figures together;
-    intervals of the called are as wide as that choice needs, others hold 95 % (`_intervals`).
+    A test is on logarithms, with variances `moderated` and what blocks share (`_half`). Of those
+    that are not hollow, `differs` is called by Benjamini and Hochberg at 5 %, over all figures
+    together; intervals of the called are as wide as that choice needs, others hold 95 %
+    (`_intervals`).
     `detectable`: the smallest true ratio − 1 that would have been called four times in five.
     """
     found = pd.concat([_of_figure(before, after, pairs, figure) for figure in FIGURES])

@@ -176,8 +176,8 @@ def _counts(cells: pd.DataFrame) -> str:
     limits = ", ".join(f"{count:,} by {part}" for part, count in bound.items())
     bad = int((~last["valid"]).sum())
     return (
-        f"{counted(len(last), 'measurement')}, attempts that were repeated left out; {bad} invalid; "
-        f"bound {limits}"
+        f"{counted(len(last), 'measurement')} without the attempts that were repeated, "
+        f"{bad} of them invalid; bound {limits}"
     )
 
 
