@@ -14,7 +14,6 @@ from bench.analysis.statistics import log_t_interval
 from bench.experiments.idle_eviction.lanes import FIX, NONE, PAIRS, PARTS, TRAPS
 from bench.experiments.idle_eviction.seen import (
     AT_ONCE,
-    MATRIX,
     after_gap,
     bursts,
     combinations,
@@ -30,6 +29,9 @@ from bench.experiments.idle_eviction.verdicts import (
 from bench.figures.units import si
 from bench.model import SILENT_TRAPS
 from bench.store import Store
+
+# Hanley and Lippman-Hand (JAMA 249, 1983): none of n is at most this over n, with 95 %.
+RULE_OF_THREE = 3.0
 
 
 def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
@@ -134,20 +136,28 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _matrix_prose(found: pd.DataFrame) -> str:
-    lines = []
-    for arm in MATRIX:
-        own = [(trap, part(found, arm, trap)) for trap in TRAPS]
-        seen = [(trap, rows) for trap, rows in own if len(rows)]
-        if seen:
-            holds = [trap for trap, rows in seen if not _bad(rows)]
-            lines.append(f"- **{arm}**: no failure in {len(holds)} of {len(seen)} traps")
     limits = found["limit_s"].dropna()
     limit = f"A request is slow from {si(float(limits.max()), 's')} up. " if len(limits) else ""
     return (
-        f"{limit}A path that only counts bytes (link, load balancers) is not refreshed by TCP's "
-        "own probes, and the link's kernel answers them itself: what keepalive is worth is to be "
-        "read in the firewall's column alone. In the firewall's the path is shorter than the "
-        "server's own keepalive, which would refresh a longer one.\n\n" + "\n".join(lines)
+        f"{limit}{_zero_said(found)}A path that only counts bytes (link, load balancers) is not "
+        "refreshed by TCP's own probes, and the link's kernel answers them itself: what keepalive "
+        "is worth is to be read in the firewall's column alone. In the firewall's the path is "
+        "shorter than the server's own keepalive, which would refresh a longer one. Rows called "
+        "“like” a client are this project's pool, set as that client comes; those of redis-py are "
+        "its own pools, and what is slow there may be the client's own work as well. A little that "
+        "is slow, in one field alone, may be the rig's doing: verdicts count bursts."
+    )
+
+
+def _zero_said(found: pd.DataFrame) -> str:
+    """What no failure in a field shows: at most three in as many requests (rule of three)."""
+    requests = found.loc[found["requests"] > 0, "requests"]
+    if requests.empty:
+        return ""
+    fewest, most = int(requests.min()), int(requests.max())
+    return (
+        f"A field is {fewest:,} to {most:,} requests after a gap, so a zero in the smallest rules "
+        f"out {si(RULE_OF_THREE / fewest, 'share')} and more. "
     )
 
 
