@@ -89,12 +89,16 @@ def _rule_finding(of: Story) -> str:
         "refuted": "The pool follows the rate as well",
         "undecided": "Whether the pool follows concurrency or rate is undecided",
     }[of.verdict.outcome]
-    law = f": {_in_short(of.by['empty'])}" if of.by else f" ({of.verdict.reason})"
+    law = f": {_in_short(of.by)}" if of.by else f" ({of.verdict.reason})"
     return f"{head}{law}{_at_one_rate(of.told)}{_at_one_load(of.told)}"
 
 
-def _in_short(law: Law) -> str:
-    return f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}"
+def _in_short(by: dict[str, Law]) -> str:
+    """Of the objective that the verdict turns on: by which the rate may matter most."""
+    name, law = max(by.items(), key=lambda each: max(abs(each[1].rate.low), abs(each[1].rate.high)))
+    return (
+        f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}, for {OBJECTIVES[name]}"
+    )
 
 
 def _at_one_rate(told: list[Answer]) -> str:
