@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from bench.model import Estimate, Region
@@ -56,5 +58,5 @@ def _half_intervals(found: Estimate, end: float, region: Region) -> float:
     return float(away * _t(n, found.confidence)[0] / _t(n, region.confidence)[0])
 
 
-def _t(n: np.ndarray, confidence: float) -> np.ndarray:  # type: ignore[type-arg]
+def _t(n: NDArray[Any], confidence: float) -> NDArray[np.float64]:
     return np.asarray(special.stdtrit(np.maximum(n - 1, 1), (1 + confidence) / 2))

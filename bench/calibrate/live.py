@@ -60,8 +60,8 @@ def _locust(rig: Rig, *, headless: bool = False) -> Iterator[tuple[psutil.Proces
                                            "--web-port", str(port))  # fmt: skip
     command = [sys.executable, "-m", "locust", *LOAD, *ui]
     environment = {**os.environ, "REDIS_URL": rig.server.url}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    running = spawn(command, env=environment, cwd=ROOT, **quiet)
+    nowhere = subprocess.DEVNULL
+    running = spawn(command, env=environment, cwd=ROOT, stdout=nowhere, stderr=nowhere)
     try:
         _await_load(rig, running)
         yield psutil.Process(running.pid), port

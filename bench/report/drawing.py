@@ -80,8 +80,8 @@ def _shared_out(
             for number in range(1, processes + 1)
         ]
         taking = [threads.submit(take, drawer) for drawer in drawers]
-        for done in wait(taking, return_when=FIRST_EXCEPTION).done:
-            done.result()
+        for taken in wait(taking, return_when=FIRST_EXCEPTION).done:
+            taken.result()
     return drawn
 
 

@@ -96,9 +96,7 @@ def _rule_finding(of: Story) -> str:
 def _in_short(by: dict[str, Law]) -> str:
     """Of the objective that the verdict turns on: by which the rate may matter most."""
     name, law = max(by.items(), key=lambda each: max(abs(each[1].rate.low), abs(each[1].rate.high)))
-    return (
-        f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}, for {OBJECTIVES[name]}"
-    )
+    return f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}, for {OBJECTIVES[name]}"
 
 
 def _at_one_rate(told: list[Answer]) -> str:
