@@ -459,7 +459,7 @@ def failures(folder: Path) -> Path:
         (damaged, "is damaged"),
         (newer, "is of format 99"),
         (lambda folder: REFERENCE, "is named twice"),
-        (smoke, "of profile standard"),
+        (smoke, "of profile full"),
         (failures, "no experiment in common"),
     ],
 )

@@ -48,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "run"
     synthetic.store(folder, "smoke", 1, tuple(SHOWN.values()))
     certified(folder)
+    draw(folder, ["pool_sweep", "instrument"])
     pages = notebooks.execute(folder, notebooks.showing(["pool_sweep", "instrument"]))
     assert pages == [folder / "notebooks" / f"{name}.html" for name in ("00_overview", *SHOWN)]
     return folder
@@ -180,21 +181,19 @@ def test_figures_are_saved_for_reviews(run: Path) -> None:
     assert all(path.stat().st_size > 10_000 for path in (run / "figures").iterdir())
 
 
-def test_an_experiment_draws_from_its_own_cells_and_the_whole_run(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_draws_from_its_own_cells_and_the_whole_run(run: Path) -> None:
     given: list[tuple[set[str], set[str]]] = []
 
-    def figures(cells: pd.DataFrame, store: Store) -> dict[str, Any]:
+    def seen(cells: pd.DataFrame, store: Store) -> dict[str, Any]:
         given.append((set(cells["experiment"]), set(store.cells()["experiment"])))
         return {}
 
-    other = types.SimpleNamespace(NAME="other", figures=figures)
-    own = types.SimpleNamespace(NAME="pool_sweep", figures=figures)
-    monkeypatch.setattr(notebooks, "chosen", lambda names: [own, other])
-    notebooks._save_figures(run, ["pool_sweep", "other"])
+    opened = page.open_run(str(run), "instrument")
+    for name in ("pool_sweep", "other"):
+        shown: Any = types.SimpleNamespace(NAME=name, figures=seen, findings=seen, prose=seen)
+        page.pages(opened, shown)
     both = {"pool_sweep", "instrument"}
-    assert given == [({"pool_sweep"}, both), (set(), both)]
+    assert given == [*[({"pool_sweep"}, both)] * 3, *[(set(), both)] * 3]
 
 
 def test_no_path_of_this_machine_is_in_what_is_made(run: Path) -> None:
@@ -344,7 +343,7 @@ def test_a_report_that_is_killed_leaves_no_kernel_and_no_key(
 
 
 def test_a_page_that_cannot_be_written_ends_the_kernel_of_the_one_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     def children() -> set[int]:
         return {child.pid for child in psutil.Process().children()} - before

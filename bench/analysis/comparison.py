@@ -25,7 +25,7 @@ FALSE_SHARE = 0.05  # of the differences called, at most so many are none, on av
 DIGITS = 1e-3  # histograms keep three digits
 FEWEST_TICKS = 20  # a time of fewer is known to worse than 5 %
 PARTS = ("own", "own_freedom", "shared", "shared_freedom", "scale")
-SMALLEST_LOG_P, BISECTIONS = -60.0, 50
+SMALLEST_LOG_P, MOST_LOG_FREEDOM, BISECTIONS = -60.0, 12.0, 50
 FEWEST_CELLS = 3  # that can say how alike the scatters of cells are
 
 # The kinds of a cell's settings, each with a column that is known wherever it has any of them.
@@ -346,11 +346,22 @@ def _intervals(found: pd.DataFrame, level: float) -> pd.DataFrame:
     wide = np.where(found["differs"], level, 1 - CONFIDENCE)
     half = _half(found, wide)
     error = np.sqrt(found["scale"] * (found["own"] + found["shared"]))
-    needed = _half(found, level) + special.ndtri(POWER) * error
+    needed = _noticed(_half(found, level) / error, level) * error
     return pd.DataFrame({
         "low": found["ratio"] * np.exp(-half), "high": found["ratio"] * np.exp(half),
         "detectable": np.expm1(needed),
     }, index=found.index)  # fmt: skip
+
+
+def _noticed(critical: Array, level: float) -> Array:
+    """The true difference, in standard errors, that exceeds `critical` of them four times in five:
+    by the noncentral t of as many degrees of freedom as would make `critical` what it is."""
+    low, high = np.zeros(critical.shape), np.full(critical.shape, MOST_LOG_FREEDOM)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        fewer = special.stdtrit(np.exp(middle), 1 - level / 2) < critical
+        low, high = np.where(fewer, low, middle), np.where(fewer, middle, high)
+    return np.asarray(special.nctdtrinc(np.exp(high), 1 - POWER, critical))
 
 
 def overall(

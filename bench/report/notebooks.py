@@ -6,6 +6,7 @@ Jupyter's packages are imported inside functions: they take a second, and most v
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import re
 import threading
@@ -152,6 +153,7 @@ async def _run(client: Any) -> Any:
     try:
         return await client.async_execute(env=_kernel_environment())
     finally:
+        atexit.unregister(client._cleanup_kernel)  # it trips over a kernel that never started
         if client.km is not None:  # cancelled while the kernel started, or while it ended
             await client.km.shutdown_kernel(now=True)
 
