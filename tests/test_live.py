@@ -46,7 +46,7 @@ class Web:
         return self._asked("/swarm", urllib.parse.urlencode(form).encode())
 
     def stop(self) -> None:
-        self._asked("/stop")
+        self._asked("/stop", b"")
 
     def figures(self, since: int = 0) -> dict[str, Any]:
         return self._asked(f"/pool/figures?since={since}")
@@ -133,7 +133,9 @@ def test_it_counts_what_locust_and_the_server_count(closed: Web, redis_server: S
     row = closed.seen(lambda row: row["final"])
     stats = json.loads(closed.read("/stats/requests"))
     (total,) = (each for each in stats["stats"] if each["name"] == "Aggregated")
-    assert row["served_total"] == total["num_requests"] == answered(redis_server.url) - before
+    assert row["served_total"] == total["num_requests"]
+    # A user that is stopped between its request and the reply leaves one that only the server knows.
+    assert 0 <= answered(redis_server.url) - before - row["served_total"] <= 5
     assert row["failed_total"] == total["num_failures"] == 0
 
 
@@ -222,8 +224,8 @@ def test_a_page_that_nobody_sees_asks_nothing(closed: Web, chromium: Browser) ->
     page = chromium.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"{closed.address}/pool")
-    page.wait_for_request(re.compile("/pool/figures"))
+    with page.expect_request(re.compile("/pool/figures")):
+        page.goto(f"{closed.address}/pool")
     page.evaluate("Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'})")
     before = len(asked)
     page.wait_for_timeout(2_500)
