@@ -134,7 +134,7 @@ def test_it_counts_what_locust_and_the_server_count(closed: Web, redis_server: S
     stats = json.loads(closed.read("/stats/requests"))
     (total,) = (each for each in stats["stats"] if each["name"] == "Aggregated")
     assert row["served_total"] == total["num_requests"]
-    # A user that is stopped between its request and the reply leaves one that only the server knows.
+    # A user that is stopped before its reply leaves a request that only the server knows.
     assert 0 <= answered(redis_server.url) - before - row["served_total"] <= 5
     assert row["failed_total"] == total["num_failures"] == 0
 
