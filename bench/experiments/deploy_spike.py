@@ -371,17 +371,16 @@ RULE = (
     f"ratios with 95 % intervals, paired within blocks, of latency p99 (due from the spike's begin "
     f"to the window's end) under burst and step, and of the time to recover from the burst: until "
     f"the median of {si(BUCKET_S, 's')} is back within {SLOW:g} × that before the spike, told no "
-    f"finer than that. Refuted: one or more above {LESS:g}, so that an improvement by a fifth is "
-    "ruled out; else supported: all of them below 1 (parted so after a review: an interval between "
-    "the two fell to neither). Recoveries both over within what is told give no ratio. The server "
-    "may be the limit where it is meant to be"
+    f"finer than that. Supported: all of them below 1; refuted: one or more not below 1 and above "
+    f"{LESS:g}, so that an improvement by a fifth is ruled out. Recoveries both over within what is "
+    "told give no ratio. The server may be the limit where it is meant to be"
 )
 
 
 def outcome_of(found: Sequence[Estimate]) -> Outcome:
     """By the rule above."""
     known = [ratio for ratio in found if is_known(ratio)]
-    if any(ratio.low > LESS for ratio in known):
+    if any(ratio.low > LESS and ratio.high >= 1 for ratio in known):
         return "refuted"
     better = [ratio for ratio in known if ratio.high < 1]
     return "supported" if len(better) == len(found) else "undecided"
