@@ -372,8 +372,8 @@ RULE = (
     f"to the window's end) under burst and step, and of the time to recover from the burst: until "
     f"the median of {si(BUCKET_S, 's')} is back within {SLOW:g} × that before the spike, told no "
     f"finer than that. Supported: all of them below 1; refuted: one or more not below 1 and "
-    f"above {LESS:g}, so that an improvement by a fifth is ruled out. Recoveries both over within what is "
-    "told give no ratio. The server may be the limit where it is meant to be"
+    f"above {LESS:g}, so that an improvement by a fifth is ruled out. Recoveries both over within "
+    "what is told give no ratio. The server may be the limit where it is meant to be"
 )
 
 
