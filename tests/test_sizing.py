@@ -369,7 +369,7 @@ def told(monkeypatch: pytest.MonkeyPatch, advice: Advice, width: int) -> list[st
     """The lines on a terminal so wide."""
     file = io.StringIO()
     console = Console(file=file, width=width, highlight=False, emoji=False)
-    monkeypatch.setattr(show, "_console", lambda: console)
+    monkeypatch.setattr(show, "open_console", lambda: console)
     show.show(advice)
     return file.getvalue().splitlines()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -11,13 +9,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from bench.report.tables import ENDLESS, open_console
 from bench.sizing.advice import MUCH, RECOMMENDED, Advice
 from bench.sizing.clients import settings
 from bench.sizing.pools import Size, percent
 from bench.sizing.quantities import counted, per_second, span
 from bench.sizing.timeouts import Timeouts
 
-ENDLESS = 1_000  # what goes to a file or a pipe is never wrapped
 WIDE = 80
 NARROW = 75  # below, what is a table else is told line by line
 NOT_TOLD = "–"
@@ -25,7 +23,7 @@ NOT_TOLD = "–"
 
 def show(advice: Advice) -> None:
     """Print the size with its reason, other sizes, timeouts, settings and assumptions."""
-    console = _console()
+    console = open_console()
     console.print(f"[bold]{_headline(advice)}[/bold]")
     console.print()
     for sentence in _reasons(advice):
@@ -50,11 +48,6 @@ def show(advice: Advice) -> None:
     console.print("[bold]Assumed[/bold]")
     for assumption in advice.question.assumptions:
         _print_item(console, assumption)
-
-
-def _console() -> Console:
-    on_terminal = sys.stdout.isatty()
-    return Console(width=None if on_terminal else ENDLESS, highlight=False, emoji=False)
 
 
 def _width(console: Console, table: Table) -> int:
