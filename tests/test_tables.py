@@ -272,7 +272,7 @@ def found_by(step):
              c.TIMED: Seen(qps=7_000.0, client_cpu_us_per_op=81.0, phases=(1, 2, 3, 4, 5)),
              c.UNTIMED: Seen(qps=7_000.0, client_cpu_us_per_op=80.0, phases=()),
              **{made: [Row(made, 1.0, "s")] for made in (c.BORROW, c.NOISE, c.RECORD, c.MERGE,
-                                                         c.CROSS, c.PHASE)}}
+                                                         c.CROSS, c.PHASE, c.LIVE)}}
     if step in c.OPENINGS and step not in known:
         return Seen(qps=10_000.0 if step == c.FLOOR else 2_000.0, client_cpu_us_per_op=1.0)
     if step in rates:
@@ -285,8 +285,7 @@ steps = [*c.opening_steps(None, None, 1.0), *c.pipeline_steps(None, None, 1.0),
          *c.ladder_steps(None, None, 1.0), *c.rate_steps(None, None, 1.0),
          *c.prefill_steps(None, None), *c.worker_steps(None, None)]
 names = [c.NOISE, c.BORROW, c.RECORD, c.MERGE, c.LEAN, c.PHASE,
-         *(step.what for step in steps), c.CROSS,
-         c.SMOKE]
+         *(step.what for step in steps), c.CROSS, c.LIVE, c.SMOKE]
 with Display(line_every_s=0) as display:
     display.starts(len(names), len(names), "steps")
     found = c.take([c.Step(n, 1.0, lambda n=n: found_by(n)) for n in names], display)
@@ -307,7 +306,12 @@ def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() 
     assert rows["lean ÷ stock Locust"] == [10.0, True]
     assert rows["of the instrument's cells"] == [1.0, None]
     assert rows["highest open-loop rate with gates green, lean at RTT 0"] == [31_000.0, True]
-    for made in ("the machine at rest", "merging histograms", "other tools at the same load"):
+    for made in (
+        "the machine at rest",
+        "merging histograms",
+        "other tools at the same load",
+        "the live view",
+    ):
         assert rows[made] == [1.0, None]
     assert rows["connections opened, redis-py as it comes"] == [2_000.0, True]
     assert rows["connections opened, lean, protocol 2 (tuned)"] == [2_000.0, False]

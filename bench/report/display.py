@@ -1,7 +1,9 @@
-"""Progress of what takes minutes: a live bar on a terminal, lines now and then elsewhere."""
+"""What every verb prints on: answers on stdout, and on stderr the progress of what takes minutes, a
+live bar on a terminal, lines now and then elsewhere."""
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter as clock
 
 from rich.console import Console
@@ -12,6 +14,12 @@ from bench.model import Cell, Observation
 # Of the plan: until that much is done the plan's own pace counts for more than the one seen, as the
 # first cells of a block seem to take the block's set-up as well.
 TRUSTED = 0.1
+ENDLESS = 1_000  # columns
+
+
+def open_console() -> Console:
+    """As wide as the terminal; what goes to a file or a pipe is never wrapped."""
+    return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False, emoji=False)
 
 
 class Display:

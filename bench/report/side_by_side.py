@@ -11,7 +11,8 @@ from rich.table import Table
 from bench.analysis.comparison import FALSE_SHARE, FIGURES
 from bench.analysis.sentences import as_factor, counted
 from bench.model import Estimate
-from bench.report.tables import open_console, plain_table, readable
+from bench.report.display import open_console
+from bench.report.tables import plain_table, readable
 
 STRONGEST = 15  # rows of a table, unless all are asked for
 COMMIT = 12  # digits of one that people read

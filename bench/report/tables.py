@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,10 +20,10 @@ from bench.analysis.replicates import last_attempts
 from bench.experiments import discover, plans
 from bench.model import Verdict
 from bench.report.deciding import decided_by
+from bench.report.display import ENDLESS, open_console
 from bench.report.verdicts import by_claim
 from bench.store import Store, stored_settings, without_nan
 
-ENDLESS = 1_000
 NOT_REACHED = "not reached"
 
 
@@ -94,11 +93,6 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
             row = verdict.claim, f"[bold]{verdict.outcome}[/bold]", verdict.statement
             table.add_row(*row[:2], *map(escape, (row[2], decided_by(verdict))))
     return table
-
-
-def open_console() -> Console:
-    """As wide as the terminal; what goes to a file or a pipe is never wrapped."""
-    return Console(width=None if sys.stdout.isatty() else ENDLESS, highlight=False, emoji=False)
 
 
 def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) -> str:

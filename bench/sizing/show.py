@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bench.report.tables import ENDLESS, open_console
+from bench.report.display import ENDLESS, open_console
 from bench.sizing.advice import MUCH, RECOMMENDED, Advice
 from bench.sizing.clients import settings
 from bench.sizing.pools import Size, percent
