@@ -182,7 +182,7 @@ class Store:
 
     def cells(self) -> pd.DataFrame:
         """A row per cell, block and attempt; columns as the methods name them, in base units."""
-        return self._cells.to_pandas()
+        return _in_few_blocks(self._cells.to_pandas())
 
     def series(self) -> pd.DataFrame:
         """A row per interval of each stored cell."""
@@ -327,6 +327,14 @@ def _is(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _in_few_blocks(cells: pd.DataFrame) -> pd.DataFrame:
+    """Texts as Python's own, side by side. pandas' strings are a block of memory for each column,
+    of which a table of cells has dozens, and each row picked is picked in every block: a third of
+    what judging a full run's claims took."""
+    texts = {name: object for name, kind in cells.dtypes.items() if kind == "str"}
+    return cells.astype(texts).copy()
 
 
 def load_cells(folder: Path | str) -> pd.DataFrame:

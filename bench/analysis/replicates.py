@@ -23,8 +23,9 @@ SAME = 1.10  # a ratio whose interval keeps within this factor is no difference
 
 def last_attempts(cells: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and block: an invalid cell was measured again, and that is what counts."""
-    ordered = cells.sort_values("attempt", kind="stable")
-    return ordered.drop_duplicates(["cell", "block"], keep="last").sort_index()
+    ordered = cells["attempt"].sort_values(kind="stable").index
+    keys = cells.loc[ordered, ["cell", "block"]]
+    return cells[~keys.duplicated(keep="last").sort_index()]
 
 
 def evidence(cells: pd.DataFrame) -> pd.DataFrame:

@@ -525,15 +525,14 @@ def _name_limits(axes: Axes, cells: pd.DataFrame) -> None:
 
 
 def _name_band(axes: Axes, band: pd.DataFrame, top: Ceiling | None) -> None:
-    """Beside the line where it is well below the ceiling, whose name stands there."""
+    """Right of its first point, below the line, where no pool has one: none is left where even that
+    is near the ceiling, whose name stands there."""
     clear = band if top is None else band[band["high"] < top.low / 2]
     if clear.empty:
         return
-    at = clear.iloc[2 * len(clear) // 3]
-    left = len(clear) > 1  # of the line, but for its first point, which has no room there
-    axes.annotate("pool not binding", (at["concurrency"], at["high"]),
-                  (-8, 8) if left else (8, -12), textcoords="offset points", fontsize=8.5,
-                  ha="right" if left else "left", color=MUTED, **OVER_LINES)  # fmt: skip
+    at = clear.iloc[0]
+    axes.annotate("pool not binding", (at["concurrency"], at["low"]), (8, -7),
+                  textcoords="offset points", fontsize=8.5, color=MUTED, **OVER_LINES)  # fmt: skip
 
 
 def _end(name: str, style: Style, cells: pd.DataFrame) -> tuple[float, float, str, Style] | None:

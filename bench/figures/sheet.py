@@ -9,6 +9,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -91,10 +93,18 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write name.png and name.svg; the same figure gives the same bytes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    given, engine = figure.get_dpi(), figure.get_layout_engine()
+    # Straight to each canvas, and laid out once: `savefig` draws each file twice and lays out each
+    # time, which is half of what a file costs.
     with mpl.rc_context(STYLE):
-        figure.savefig(png, dpi=DPI, metadata={"Software": None})
-        engine = figure.get_layout_engine()
-        figure.set_layout_engine("none")  # it is laid out already, and that costs half the time
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+        figure.set_dpi(DPI)
+        FigureCanvasAgg(figure).print_png(  # type: ignore[no-untyped-call]
+            png, metadata={"Software": None}
+        )
+        figure.set_layout_engine("none")
+        figure.set_dpi(given)
+        FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
+            svg, metadata={"Date": None, "Creator": None}
+        )
         figure.set_layout_engine(engine)
     return [png, svg]

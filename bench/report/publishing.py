@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.model import Verdict
@@ -31,16 +32,31 @@ def publish(
     pages = showing(names) if notebooks else []
     seconds = JUDGE_S + WRITE_S + DRAW_S * len(names) + NOTEBOOK_S * len(pages)
     watcher.starts(2 + len(names) + len(pages), seconds, "steps of the report")
-    watcher.does("judging the claims")
-    verdicts = decide(store)
-    watcher.did("claims judged", JUDGE_S)
-    drawn = draw(store.folder, names, lambda name: watcher.did(f"{name} drawn", DRAW_S))
+    verdicts, drawn = _judged_and_drawn(store, names, watcher)
     written = _write(store, verdicts, drawn, watcher)
     if notebooks:
         written += execute(
             store.folder, pages, lambda name: watcher.did(f"{name} executed", NOTEBOOK_S)
         )
     return verdicts, written
+
+
+def _judged_and_drawn(
+    store: Store, names: list[str], watcher: Display
+) -> tuple[list[Verdict], list[Drawn]]:
+    """Judged meanwhile: the processes that draw need no more than the files, and of a full run each
+    half would leave a core idle for seconds."""
+
+    def judge() -> list[Verdict]:
+        verdicts = decide(store)
+        watcher.did("claims judged", JUDGE_S)
+        return verdicts
+
+    watcher.does("judging the claims and drawing")
+    with ThreadPoolExecutor(1) as beside:
+        judged = beside.submit(judge)
+        drawn = draw(store.folder, names, lambda name: watcher.did(f"{name} drawn", DRAW_S))
+        return judged.result(), drawn
 
 
 def _write(
