@@ -265,7 +265,7 @@ def compare(
     only: OnlyOption = None,
     fail_on: Annotated[
         str | None,
-        typer.Option(help="Exit with 1 on: worse (a cell), worse:5% (by so much), verdict (lost)."),
+        typer.Option(help="Exit with 1 on: worse, worse:5%, verdict, or several; see above."),
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Show what does not differ, too.")] = False,
     as_json: JsonOption = False,
@@ -275,17 +275,24 @@ def compare(
     Examples: bench compare results/reference results/RUN
     · bench compare OLD NEW --only pool_sweep --fail-on worse:5%,verdict
 
+    --fail-on worse: a cell's figure is worse beyond noise, or a cell that was evidence in all its
+    replicates is in none. worse:5%: its whole interval is worse by more than that; stderr says how
+    many figures scatter too much to tell. verdict: a decided claim turned into its opposite.
+
     Exit status: 0 compared; 1 --fail-on was met, and stderr says by what; 2 cannot be compared.
     """
     from bench.report.comparison import compare as held_against
-    from bench.report.comparison import conditions, tripped
+    from bench.report.comparison import conditions, tripped, unseen
+    from bench.report.display import Display
     from bench.report.side_by_side import show
 
     wanted = conditions(fail_on) if fail_on is not None else {}
-    if sys.stderr.isatty():
-        typer.echo("bench: judging the claims of both runs", err=True)
-    found = held_against((before, after), _named(only))
+    with Display(quiet=as_json or not sys.stderr.isatty()) as display:
+        found = held_against((before, after), _named(only), display)
     met = tripped(found, wanted)
+    if least := wanted.get("worse"):
+        hidden = f"{unseen(found, least)} of {found['tests']} figures scatter too much"
+        typer.echo(f"bench: {hidden} for a change of {100 * least:g} % to be seen", err=True)
     if as_json:
         _print_json({**found, "failed_on": met})
     else:

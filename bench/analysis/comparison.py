@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special
 
-from bench.analysis.replicates import APPARATUS
+from bench.analysis.replicates import APPARATUS, REPLICATES_NEEDED
 from bench.analysis.statistics import CONFIDENCE, POWER, TICK_S
 from bench.model import Arrivals, Cell, Estimate, Idling, Outage, Service, Workload
 
@@ -331,8 +331,9 @@ def discovered(p: Array, share: float = FALSE_SHARE) -> NDArray[np.bool_]:
     """Which of these tests to call, so that on average at most `share` of the called are false.
 
     Benjamini and Hochberg (1995, Journal of the Royal Statistical Society B 57): all up to the
-    largest p(k) ≤ share · k ÷ m, counted from the smallest. Where nothing differs, it calls
-    anything at all in at most `share` of comparisons.
+    largest p(k) ≤ share · k ÷ m, counted from the smallest. Where nothing differs, and were the
+    tests independent, it would call anything at all in at most `share` of comparisons; those of
+    cells that share a block are not, for which the tests allow twice as many.
     """
     ordered = np.sort(p)
     below = np.flatnonzero(ordered <= share * np.arange(1, p.size + 1) / max(p.size, 1))
@@ -362,6 +363,33 @@ def _noticed(critical: Array, level: float) -> Array:
         fewer = special.stdtrit(np.exp(middle), 1 - level / 2) < critical
         low, high = np.where(fewer, low, middle), np.where(fewer, middle, high)
     return np.asarray(special.nctdtrinc(np.exp(high), 1 - POWER, critical))
+
+
+def no_longer_evidence(
+    before: pd.DataFrame, after: pd.DataFrame, pairs: pd.DataFrame
+) -> list[tuple[str, str, str]]:
+    """Experiment, id and reason of each cell that was evidence in every replicate before and is in
+    none after. That takes three replicates or more of each: at the edge of a gate a cell that did
+    not change passes and fails by turns, and by chance seldom so often in one order."""
+    first, second = _share_of_evidence(before), _share_of_evidence(after)
+    return [
+        (pair.experiment, pair.before, _most_frequent_reason(after[after["cell"] == pair.after]))
+        for pair in pairs.itertuples(index=False)
+        if first.get(pair.before) == 1 and second.get(pair.after) == 0
+    ]
+
+
+def _share_of_evidence(cells: pd.DataFrame) -> dict[str, float]:
+    """By cell, of those with enough replicates."""
+    solid = cells["valid"].astype(bool) & ~cells["bound_by"].isin(APPARATUS)
+    found = solid.groupby(cells["cell"]).agg(["mean", "size"])
+    return dict(found[found["size"] >= REPLICATES_NEEDED]["mean"])
+
+
+def _most_frequent_reason(cells: pd.DataFrame) -> str:
+    bound = "bound by " + cells["bound_by"].astype(str)
+    reasons = cells["invalid_reasons"].where(~cells["valid"].astype(bool), bound)
+    return str(reasons.mode().iloc[0])
 
 
 def overall(

@@ -962,7 +962,7 @@ def _draw_link(cells: pd.DataFrame, title: str) -> Figure:
 def _draw_generator(cells: pd.DataFrame, title: str) -> Figure:
     last = last_attempts(cells)
     last = last.assign(busy=_worker_share(last), per_worker=last["qps"] / last["workers"])
-    figure, (axes,) = new_figure(title, size=(9.0, 5.2))
+    figure, (axes,) = new_figure(title, size=(10.5, 5.2))
     handles = []
     for (client, loop), own in last.groupby(["client", "loop"]):
         look = Style(CLIENTS[client].colour, LOOPS[loop])
@@ -971,7 +971,7 @@ def _draw_generator(cells: pd.DataFrame, title: str) -> Figure:
     axes.axhline(CORE_BUSY, color=INK, linestyle="--", linewidth=1.2, zorder=1)
     log_axis(axes.xaxis, "/s", "requests per second and worker")
     linear_axis(axes.yaxis, "share", "a worker's share of one core")
-    axes.legend(handles=handles, loc="lower right", frameon=False)
+    figure.legend(handles=handles, loc="outside right center", frameon=False)
     footnote(
         figure,
         f"Every cell of the run. Dashed: {_percent(CORE_BUSY)}, from which the generator counts as "

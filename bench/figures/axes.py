@@ -27,10 +27,20 @@ def log_axis(axis: Axis, unit: Unit, label: str) -> None:
 def linear_axis(axis: Axis, unit: Unit, label: str) -> None:
     """A linear axis from zero: rates, bytes and shares are compared by length."""
     _set_scale(axis, "linear")
-    axis.set_major_locator(MaxNLocator(nbins=7, steps=ROUND_STEPS))
+    axis.set_major_locator(MaxNLocator(nbins=_most_ticks(axis), steps=ROUND_STEPS))
     low, high = axis.get_view_interval()
     _set_limits(axis, min(low, 0.0), high)
     _name(axis, unit, label)
+
+
+TICK_INCHES = 0.6  # as wide as '1.25 ms' and its neighbour's distance
+
+
+def _most_ticks(axis: Axis) -> int:
+    """Seven, or as many as stand beside each other on a narrow panel."""
+    if not isinstance(axis, XAxis):
+        return 7
+    return max(3, min(7, int(axis.axes.bbox.width / axis.axes.figure.dpi / TICK_INCHES)))
 
 
 def deviation_axis(axis: Axis, limit: float, label: str) -> None:

@@ -122,33 +122,26 @@ def draw_by_pool(
 def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> None:
     """Name lines right of their last points: x and y of each, its text, its style.
 
-    Call it after the axes are set: labels that would overlap are moved apart, into one column right
-    of all their points.
+    Call it after the axes are set: labels that would overlap are moved apart.
     """
     place = axes.transScale + axes.transLimits
     known = [(*place.transform(end[:2]), *end) for end in ends if math.isfinite(end[1])]
     for group in _near(sorted(known, key=lambda end: end[0]), LABEL_WIDTH):
         group.sort(key=lambda end: end[1])
-        wide, high = _size_pt(axes)
-        column = max(end[0] for end in group)
-        apart = _apart([end[1] for end in group], LABEL_PT / high)
-        for shifted, (own, wanted, x, y, text, style) in zip(apart, group, strict=True):
-            in_place = math.isclose(shifted, wanted, abs_tol=1e-9)
-            right = 0.0 if in_place else (column - own) * wide
-            _label(axes, (x, y), text, style, (right, (shifted - wanted) * high))
+        apart = _apart([end[1] for end in group], LABEL_PT / _height_pt(axes))
+        for shifted, (_, wanted, x, y, text, style) in zip(apart, group, strict=True):
+            _label(axes, (x, y), text, style, (shifted - wanted) * _height_pt(axes))
 
 
 LABEL_PT = 11.0  # the height of a line of label text
 LABEL_WIDTH = 0.25  # of the axes: ends this near each other share one column of labels
 
 
-def _label(
-    axes: Axes, at: tuple[float, float], text: str, style: Style, moved_pt: tuple[float, float]
-) -> None:
+def _label(axes: Axes, at: tuple[float, float], text: str, style: Style, up_pt: float) -> None:
     axes.annotate(
         text,
         xy=at,
-        xytext=(8 + moved_pt[0], moved_pt[1]),
+        xytext=(8, up_pt),
         textcoords="offset points",
         color=darker(style.colour),
         fontsize=8.5,
@@ -168,9 +161,8 @@ def _near(ends: Sequence[Any], distance: float) -> list[list[Any]]:
     return groups
 
 
-def _size_pt(axes: Axes) -> tuple[float, float]:
-    point = axes.figure.dpi / 72
-    return float(axes.bbox.width / point), float(axes.bbox.height / point)
+def _height_pt(axes: Axes) -> float:
+    return float(axes.bbox.height / axes.figure.dpi * 72)
 
 
 def _apart(wanted: Sequence[float], gap: float) -> list[float]:

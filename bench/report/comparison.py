@@ -15,11 +15,14 @@ from bench.analysis.comparison import (
     differing,
     known_to_one,
     matched,
+    no_longer_evidence,
     overall,
 )
 from bench.analysis.replicates import last_attempts
+from bench.analysis.sentences import counted
 from bench.experiments import chosen
 from bench.model import PreflightError, Verdict
+from bench.report.display import Display
 from bench.report.labels import labels
 from bench.report.verdicts import judge
 from bench.store import Store, load_cells, without_nan
@@ -33,11 +36,21 @@ ENVIRONMENT = (
 )  # fmt: skip
 
 
-def compare(folders: tuple[Path, Path], only: tuple[str, ...]) -> dict[str, Any]:
+# What each step takes of two standard runs; the display finds the machine's own pace.
+CELLS_S, JUDGE_S = 2.0, 3.0
+DECIDED = ("supported", "refuted")
+TURNED = {("supported", "refuted"), ("refuted", "supported"), *((d, "not run") for d in DECIDED)}
+
+
+def compare(
+    folders: tuple[Path, Path], only: tuple[str, ...], watcher: Display | None = None
+) -> dict[str, Any]:
     """Everything that is told of two run folders, for programs; `only` these experiments, or all.
 
-    Raises PreflightError for what cannot be compared, with the reason.
+    Blocks for seconds. Raises PreflightError for what cannot be compared, with the reason.
     """
+    watcher = watcher or Display(quiet=True)
+    watcher.starts(3, CELLS_S + 2 * JUDGE_S, "steps of the comparison")
     if folders[0].resolve() == folders[1].resolve():
         raise PreflightError(f"{folders[0]} is named twice: name two runs")
     names = {module.NAME for module in chosen(only)}
@@ -51,7 +64,9 @@ def compare(folders: tuple[Path, Path], only: tuple[str, ...]) -> dict[str, Any]
     if pairs.empty:
         raise PreflightError(_why_none(tables, folders))
     found = changes(tables[0], tables[1], pairs)
-    found["label"] = found["cell"].map(labels(tables[0], pairs["before"]))
+    named = labels(tables[0], tables[0]["cell"].unique())
+    found["label"] = found["cell"].map(named)
+    watcher.did("cells compared", CELLS_S)
     return {
         **{side: _run(store, table, pairs[side])
            for side, store, table in zip(SIDES, stores, tables, strict=True)},
@@ -63,7 +78,8 @@ def compare(folders: tuple[Path, Path], only: tuple[str, ...]) -> dict[str, Any]
         "figures": _by_figure(found),
         "overall": _overall(tables[0], tables[1], pairs, found),
         "changes": without_nan(_strongest_first(found).to_dict("records")),
-        "verdicts": [] if unknown else _verdicts(stores, pairs["experiment"]),
+        "no_longer_evidence": _no_longer_evidence(stores[1], tables, pairs, named),
+        "verdicts": [] if unknown else _verdicts(stores, pairs["experiment"], watcher),
     }  # fmt: skip
 
 
@@ -157,6 +173,23 @@ def _counts(found: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _no_longer_evidence(
+    after: Store, tables: list[pd.DataFrame], pairs: pd.DataFrame, named: dict[str, str]
+) -> list[dict[str, Any]]:
+    """Cells that supported claims before and support none now, and why. One that a complete run
+    lacks was not in its plan; one that an unfinished run lacks, of an experiment it began, is
+    missing."""
+    found = no_longer_evidence(tables[0], tables[1], pairs)
+    if after.manifest.get("status") != "complete":
+        begun = tables[0][tables[0]["experiment"].isin(pairs["experiment"])]
+        lone = begun[~begun["cell"].isin(pairs["before"])].drop_duplicates("cell")
+        found += [(*row, "missing") for row in lone[["experiment", "cell"]].itertuples(index=False)]
+    return [
+        {"experiment": experiment, "cell": cell, "label": named.get(cell, cell), "why": why}
+        for experiment, cell, why in found
+    ]
+
+
 def _by_figure(found: pd.DataFrame) -> list[dict[str, Any]]:
     """`detectable`: in the median cell."""
     tested = found[~found["hollow"] & found["p"].notna()]
@@ -196,18 +229,32 @@ def _strongest_first(found: pd.DataFrame) -> pd.DataFrame:
     return ordered.drop(columns="size")
 
 
-def _verdicts(stores: list[Store], experiments: Iterable[str]) -> list[dict[str, Any]]:
-    """Both runs judged now, by the same rules, whatever was stored; changed ones first."""
+def _verdicts(
+    stores: list[Store], experiments: Iterable[str], watcher: Display
+) -> list[dict[str, Any]]:
+    """Both runs judged now, by the same rules, whatever was stored; changed ones first.
+
+    `turned`: decided before, and now its opposite or not asked. `lost`: decided before, and no
+    longer: that may be nothing but a wider interval.
+    """
     names = list(dict.fromkeys(experiments))
-    first, second = ({v.claim: v for v in judge(store, names)} for store in stores)
+    judged = []
+    for store in stores:
+        watcher.does(f"judging the claims of {store.folder}")
+        judged.append({verdict.claim: verdict for verdict in judge(store, names)})
+        watcher.did(f"claims of {store.folder} judged", JUDGE_S)
+    first, second = judged
     rows: list[dict[str, Any]] = [
         {"claim": claim, "before": _judged(first.get(claim)), "after": _judged(second.get(claim))}
         for claim in dict.fromkeys([*first, *second])
     ]
     for row in rows:
-        row["changed"] = _outcome(row, "before") != _outcome(row, "after")
-        row["lost"] = row["changed"] and _outcome(row, "before") in ("supported", "refuted")
-    return list(without_nan(sorted(rows, key=lambda row: (not row["lost"], not row["changed"]))))
+        outcomes = _outcome(row, "before"), _outcome(row, "after")
+        row["changed"] = outcomes[0] != outcomes[1]
+        row["turned"] = outcomes in TURNED
+        row["lost"] = row["changed"] and outcomes[0] in DECIDED
+    order = ("turned", "lost", "changed")
+    return list(without_nan(sorted(rows, key=lambda row: [not row[name] for name in order])))
 
 
 def _judged(verdict: Verdict | None) -> dict[str, Any] | None:
@@ -252,43 +299,65 @@ def tripped(found: dict[str, Any], fail_on: dict[str, float]) -> list[str]:
     if "worse" in fail_on:
         lines += _worse(found, fail_on["worse"])
     if "verdict" in fail_on:
-        lines += _lost(found)
+        lines += _turned(found)
     return lines
 
 
 def _worse(found: dict[str, Any], least: float) -> list[str]:
+    """Figures whose whole interval, as wide as their choice among all needs, is worse by more than
+    `least`; and cells that are no evidence any more."""
     if not found["tests"]:
         raise PreflightError(
             "--fail-on worse: no cell has replicates in both runs, or the rig bounds all that do, "
             "so none could be told worse: use runs of profile standard or full"
         )
-    worse = [row for row in found["changes"] if row["worse"] and _size(row) >= least]
-    if not worse:
-        return []
+    if least and unseen(found, least) == found["tests"]:
+        raise PreflightError(
+            f"--fail-on worse:{100 * least:g}%: of {found['tests']} figures none scatters so "
+            "little that so small a change would be seen: name a larger one, or use profile full"
+        )
+    worse = [row for row in found["changes"] if row["worse"] and _surely(row) > least]
+    lines = [_told_worse(worse, found["tests"])] if worse else []
+    if gone := found["no_longer_evidence"]:
+        lines.append(
+            f"worse: {counted(len(gone), 'cell')} that supported claims before support none now, "
+            f"as of {gone[0]['experiment']} ({gone[0]['label']}): {gone[0]['why']}"
+        )
+    return lines
+
+
+def _told_worse(worse: list[dict[str, Any]], tests: int) -> str:
     strongest = worse[0]
     name = next(each.name for each in FIGURES if each.column == strongest["figure"])
-    return [
-        f"worse: {len(worse)} of {found['tests']} figures, most of all {name} of "
+    return (
+        f"worse: {len(worse)} of {tests} figures, most of all {name} of "
         f"{strongest['experiment']} ({strongest['label']}): {strongest['ratio']:.3g} ×"
-    ]
+    )
 
 
-def _size(row: dict[str, Any]) -> float:
-    """How much it changed, as a share of what it was before."""
-    return abs(float(row["ratio"]) - 1)
+def _surely(row: dict[str, Any]) -> float:
+    """By which share it changed at least, of what it was before: the interval's end nearer to 1."""
+    return max(0.0, float(row["low"]) - 1, 1 - float(row["high"]))
 
 
-def _lost(found: dict[str, Any]) -> list[str]:
-    """A claim that the later run does not have was not lost, it was not asked."""
+def unseen(found: dict[str, Any], least: float) -> int:
+    """Of the figures tested: how many would hide such a change more often than one time in five."""
+    tested = [row for row in found["changes"] if not row["hollow"] and row["p"] is not None]
+    return sum(row["detectable"] is None or row["detectable"] > least for row in tested)
+
+
+def _turned(found: dict[str, Any]) -> list[str]:
+    """A claim that the later run does not have has not turned, it was not asked; and one that is no
+    longer decided may owe that to a wider interval alone."""
     judged = [row for row in found["verdicts"] if row["before"] and row["after"]]
-    if not any(row["before"]["outcome"] in ("supported", "refuted") for row in judged):
+    if not any(row["before"]["outcome"] in DECIDED for row in judged):
         raise PreflightError(
             "--fail-on verdict: no claim that was decided before is judged in both runs, so none "
-            "could be lost: use runs of profile standard or full by one version of the suite"
+            "could turn: use runs of profile standard or full by one version of the suite"
         )
-    lost = [
+    turned = [
         f"{row['claim']} {row['before']['outcome']} → {row['after']['outcome']}"
         for row in judged
-        if row["lost"]
+        if row["turned"]
     ]
-    return [f"verdict: {', '.join(lost)}"] if lost else []
+    return [f"verdict: {', '.join(turned)}"] if turned else []

@@ -81,6 +81,21 @@ def _show_cells(console: Console, found: dict[str, Any], everything: bool) -> No
                 console.print(_change(row))
     if len(rows) > len(shown):
         console.print(f"… and {len(rows) - len(shown)} more; --all shows them")
+    _show_gone(console, found["no_longer_evidence"], everything)
+
+
+def _show_gone(console: Console, gone: list[dict[str, Any]], everything: bool) -> None:
+    if not gone:
+        return
+    console.print(
+        f"\n{counted(len(gone), 'cell')} that supported claims before support none now",
+        style="bold",
+    )
+    shown = gone if everything else gone[:STRONGEST]
+    for row in shown:
+        console.print(f"{row['experiment']}: {escape(row['label'])}: {escape(row['why'])}")
+    if len(gone) > len(shown):
+        console.print(f"… and {len(gone) - len(shown)} more; --all shows them")
 
 
 def _told_of_cells(found: dict[str, Any]) -> str:
@@ -138,7 +153,7 @@ def _show_figures(console: Console, rows: list[dict[str, Any]]) -> None:
         return
     table = plain_table()
     table.add_column("figure")
-    for name in ("cells", "better", "worse", "smallest to be found"):
+    for name in ("cells", "better", "worse", "smallest found, median cell"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         counts = (str(row[name]) for name in ("tests", "better", "worse"))
@@ -186,8 +201,12 @@ def _show_verdicts(console: Console, found: dict[str, Any], everything: bool) ->
     if not rows:
         console.print("these experiments decide no claim")
         return
-    changed = sum(row["changed"] for row in rows)
-    console.print(f"{changed} of {len(rows)} changed, both runs judged now by the same rules")
+    changed, turned = (sum(row[name] for row in rows) for name in ("changed", "turned"))
+    console.print(
+        f"{changed} of {len(rows)} changed, both runs judged now by the same rules, and {turned} "
+        "turned from one decision to the other; what is no longer decided may have no more than a "
+        "wider interval"
+    )
     for row in rows if everything else [row for row in rows if row["changed"]]:
         _show_verdict(console, row)
 

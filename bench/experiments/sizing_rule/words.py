@@ -94,9 +94,18 @@ def _rule_finding(of: Story) -> str:
 
 
 def _in_short(by: dict[str, Law]) -> str:
-    """Of the objective that the verdict turns on: by which the rate may matter most."""
-    name, law = max(by.items(), key=lambda each: max(abs(each[1].rate.low), abs(each[1].rate.high)))
-    return f"N* ∝ L^{law.in_flight.value:.2f}, and ∝ rate^{power(law.rate)}, for {OBJECTIVES[name]}"
+    """Of the objective that is drawn; and of one by which the rate may matter more, if there is
+    such a one: on that the verdict turns."""
+    drawn, *others = by.items()
+    most = max(others, key=lambda each: _strongest(each[1]), default=drawn)
+    said = f"N* ∝ L^{drawn[1].in_flight.value:.2f}, and ∝ rate^{power(drawn[1].rate)}"
+    if _strongest(most[1]) <= _strongest(drawn[1]):
+        return said
+    return f"{said}; for {OBJECTIVES[most[0]]}, rate^{power(most[1].rate)}"
+
+
+def _strongest(law: Law) -> float:
+    return max(abs(law.rate.low), abs(law.rate.high))
 
 
 def _at_one_rate(told: list[Answer]) -> str:
