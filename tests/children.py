@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from bench.model import ApparatusLost
+from bench.rig.host import free_port
 
 ROOT = Path(__file__).parents[1]
 NO_SERVER = "redis://127.0.0.1:1"
@@ -67,11 +68,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     out, err = process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in err, err[-3000:]
     return out, err
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def await_listener(port: int) -> None:

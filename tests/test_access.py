@@ -17,8 +17,9 @@ from bench.model import Cell, Outage, PreflightError
 from bench.rig import lacking as lacking_module
 from bench.rig.access import Access
 from bench.rig.certificates import Certificates
+from bench.rig.host import free_port
 from bench.rig.lacking import lacking, redundant
-from bench.rig.proxies import Twemproxy, _free_port, missing
+from bench.rig.proxies import Twemproxy, missing
 from bench.rig.server import (
     PREFLIGHT_TIMEOUT_S,
     Server,
@@ -234,7 +235,7 @@ def test_what_the_url_says_of_tls_is_looked_at_first(
 
 @needs_tls
 def test_a_server_that_asks_for_the_clients_certificate(certificates: Certificates) -> None:
-    port = _free_port()
+    port = free_port()
     options = {
         "tls-port": str(port),
         "tls-cert-file": certificates.cert_file,

@@ -152,10 +152,10 @@ def check_tls_is_spoken_as_the_url_says() -> None:
     """By every client: with a certificate of its own where the server asks for one, and never in
     plain text where no authority is named."""
     from bench.rig.certificates import Certificates
-    from bench.rig.proxies import _free_port
+    from bench.rig.host import free_port
     from bench.rig.server import open_server
 
-    port = _free_port()
+    port = free_port()
     with Certificates() as files:
         options = {
             "tls-port": str(port), "tls-cert-file": files.cert_file, "tls-auth-clients": "yes",

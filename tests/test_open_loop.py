@@ -34,7 +34,6 @@ from children import (
     answered,
     await_listener,
     ended,
-    free_port,
     run_check,
     started,
 )
@@ -42,6 +41,7 @@ from children import (
 from bench.load.arrivals import schedule
 from bench.model import Arrivals, Cell, Settings
 from bench.rig.access import Access
+from bench.rig.host import free_port
 
 URL = ""
 SEED = 5

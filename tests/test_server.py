@@ -96,7 +96,7 @@ def test_a_taken_port_is_said(redis_server: Server) -> None:
 
 
 def test_a_port_asked_for_is_used() -> None:
-    port = server._free_port()
+    port = host.free_port()
     with open_server(None, max_connections=10, port=port) as ours:
         assert ours.port == port
 
@@ -104,7 +104,7 @@ def test_a_port_asked_for_is_used() -> None:
 def test_a_port_lost_in_between_is_replaced(
     redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([redis_server.port, server._free_port()])
+    found = iter([redis_server.port, host.free_port()])
     monkeypatch.setattr(server, "_free_port", lambda: next(found))
     with open_server(None, max_connections=10) as ours:
         assert ours.pid != redis_server.pid
@@ -296,7 +296,7 @@ def test_an_unknown_host_is_refused(name: str) -> None:
 
 
 def test_a_refused_connection_is_named() -> None:
-    assert "nothing listens there" in refusal(f"redis://127.0.0.1:{server._free_port()}")
+    assert "nothing listens there" in refusal(f"redis://127.0.0.1:{host.free_port()}")
 
 
 def test_a_web_server_is_not_a_redis() -> None:
@@ -398,13 +398,13 @@ def test_too_few_maxclients_are_told(redis_server: Server) -> None:
 
 
 def test_a_replica_is_refused() -> None:
-    with users_server(replicaof=f"127.0.0.1 {server._free_port()}") as theirs:
+    with users_server(replicaof=f"127.0.0.1 {host.free_port()}") as theirs:
         assert "it is a replica; name its primary in REDIS_URL" in refusal(theirs.url)
 
 
 def test_a_server_that_becomes_a_replica_refuses_the_keys() -> None:
     with users_server() as theirs, open_server(theirs.url, max_connections=10) as external:
-        client(theirs).replicaof("127.0.0.1", str(server._free_port()))
+        client(theirs).replicaof("127.0.0.1", str(host.free_port()))
         with pytest.raises(PreflightError, match=r"refuses to store .* name its primary") as caught:
             external.fill(Workload(keys=10))
         client(theirs).replicaof("NO", "ONE")
@@ -415,7 +415,7 @@ def test_a_loading_server_is_told(tmp_path: Path) -> None:
     with users_server(dir=str(tmp_path)) as before:
         before.fill(Workload(keys=300))
         client(before).save()
-    port = server._free_port()
+    port = host.free_port()
     slow = {"key-load-delay": "100000", "loading-process-events-interval-bytes": "1024"}
     words = server._command(server._binary(), port, 100, {"dir": str(tmp_path), **slow})
     process = host.spawn(words, stdout=subprocess.DEVNULL)
@@ -444,7 +444,7 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, 
     """The port of a real Redis that speaks TLS, and the file that makes it trusted."""
     folder = tmp_path_factory.mktemp("tls")
     make_certificate(folder)
-    port = server._free_port()
+    port = host.free_port()
     options = {
         "tls-port": str(port),
         "tls-cert-file": str(folder / "cert.pem"),

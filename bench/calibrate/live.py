@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter as clock
 
@@ -18,7 +17,7 @@ import psutil
 
 from bench.analysis.statistics import t_interval
 from bench.model import BenchError, Row
-from bench.rig.host import end, exit_text, spawn
+from bench.rig.host import end, exit_text, free_port, spawn
 from bench.rig.rig import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +54,7 @@ def live_rows(rig: Rig, seconds: float) -> list[Row]:
 @contextmanager
 def _locust(rig: Rig, *, headless: bool = False) -> Iterator[tuple[psutil.Process, int]]:
     """A Locust under load, and the port of its web UI."""
-    port = _free_port()
+    port = free_port()
     ui = ("--headless",) if headless else ("--autostart", "--web-host", "127.0.0.1",
                                            "--web-port", str(port))  # fmt: skip
     command = [sys.executable, "-m", "locust", *LOAD, *ui]
@@ -67,11 +66,6 @@ def _locust(rig: Rig, *, headless: bool = False) -> Iterator[tuple[psutil.Proces
         yield psutil.Process(running.pid), port
     finally:
         end(running)
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
 
 
 def _await_load(rig: Rig, running: subprocess.Popen[bytes]) -> None:

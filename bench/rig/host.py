@@ -160,6 +160,13 @@ def end(process: subprocess.Popen[bytes], timeout_s: float = 3.0) -> None:
             pipe.close()
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listened on a moment ago: who wants it may find it taken."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def last_lines(log: IO[bytes], count: int = 3) -> str:
     """The last lines of a log a child may still be writing, joined to one line."""
     size = os.fstat(log.fileno()).st_size

