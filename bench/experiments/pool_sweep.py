@@ -155,8 +155,10 @@ OWN_SIZE = 1.25  # a knee whose interval keeps within this factor of the pool's 
 
 
 def findings(cells: pd.DataFrame, store: object) -> dict[str, str]:
-    """What the data say, a sentence for each figure: its title."""
+    """What the data say, a sentence for each figure: its title. Nothing where there are none."""
     last = last_attempts(cells)
+    if last.empty:
+        return {}
     return {
         "concurrency_qps": _knee_finding(last),
         "latency_pool_size": _latency_finding(last),
@@ -655,6 +657,8 @@ def _variant_legend(axes: Axes) -> None:
 def prose(cells: pd.DataFrame, store: object) -> dict[str, str]:
     """A paragraph of Markdown below each figure."""
     last = last_attempts(cells)
+    if last.empty:
+        return {}
     return {
         "concurrency_qps": _concurrency_prose(last),
         "latency_pool_size": _latency_prose(last),
