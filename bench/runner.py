@@ -195,9 +195,9 @@ def _run_block(
                 store.add(observation)
                 if observation.workers_lost:
                     raise crew.loss(observation.workers_lost)
+                watcher.has(observation, expected_s(cell))
                 if observation.valid:
                     break
-            watcher.has(observation, expected_s(cell))
 
 
 def _run_asleep(

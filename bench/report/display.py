@@ -82,6 +82,7 @@ class Display:
         """A cell is done that was expected to take `seconds`."""
         if observation.attempt > 1:  # a step more than was planned
             self._total += 1
+            self._planned_s += seconds
             if self._task is not None:
                 self._progress.update(self._task, total=self._total)
         mark = "" if observation.valid else f" invalid: {observation.invalid_reasons}"
