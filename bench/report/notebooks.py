@@ -58,40 +58,50 @@ def execute(
 
 
 def _execute(folder: Path, notebooks: list[Path], done: Callable[[str], None]) -> list[Path]:
-    import nbclient  # noqa: F401  two threads that import it at once trip over each other
-    import nbconvert  # noqa: F401
-
     out = folder / "notebooks"
     out.mkdir(exist_ok=True)
-    stop = threading.Event()
 
-    def publish(notebook: Path) -> Path:
+    def publish(notebook: Path, stop: threading.Event) -> Path:
         page = _publish(notebook, out, stop)
         done(notebook.stem)
         return page
 
+    return _at_once(publish, notebooks)
+
+
+def refresh() -> list[Path]:
+    """Write every committed notebook anew from its script, executed on the committed run where
+    that holds its experiment. Blocks for some seconds per notebook, and runs as many at once as
+    there are cores. Raises BenchError."""
+    import jupytext  # type: ignore[import-untyped]  # noqa: F401  as in `_at_once`
+
+    return _at_once(_refreshed, sorted(SOURCE.glob("*.py")))
+
+
+def _at_once(
+    make: Callable[[Path, threading.Event], Path], notebooks: Iterable[Path]
+) -> list[Path]:
+    """What is made of each notebook, in their order; `make` ends soon after its event is set."""
+    import nbclient  # noqa: F401  two threads that import it at once trip over each other
+    import nbconvert  # noqa: F401
+
+    stop = threading.Event()
     with ThreadPoolExecutor(max_workers=usable_cores()) as beside:  # a kernel is a process
-        publishing = [beside.submit(publish, notebook) for notebook in notebooks]
+        making = [beside.submit(make, notebook, stop) for notebook in notebooks]
         try:
-            wait(publishing, return_when=FIRST_EXCEPTION)
-            return [page.result() for page in publishing]
+            wait(making, return_when=FIRST_EXCEPTION)
+            return [made.result() for made in making]
         finally:
             stop.set()  # a signal's SystemExit comes to this thread alone
             beside.shutdown(wait=False, cancel_futures=True)
 
 
-def refresh() -> list[Path]:
-    """Write every committed notebook anew from its script, executed on the committed run where
-    that holds its experiment. Blocks for some seconds per notebook. Raises BenchError."""
-    return [_refreshed(script) for script in sorted(SOURCE.glob("*.py"))]
-
-
-def _refreshed(script: Path) -> Path:
-    import jupytext  # type: ignore[import-untyped]
+def _refreshed(script: Path, stop: threading.Event) -> Path:
+    import jupytext
 
     notebook = jupytext.read(script)
     if REFERENCE.exists() and script in showing(Store.open(REFERENCE).experiments(), "*.py"):
-        notebook = _executed(notebook, script.stem, SOURCE, threading.Event())
+        notebook = _executed(notebook, script.stem, SOURCE, stop)
     _without_traces(notebook)
     notebook.metadata["jupytext"] = PAIRING
     _write(notebook, script.with_suffix(".ipynb"))
