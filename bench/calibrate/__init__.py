@@ -83,7 +83,7 @@ Found = dict[str, list[Any]]  # what each step found, once per round
 
 
 def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
-    """Measure everything and store it as JSON at `output`. Blocks for about six minutes.
+    """Measure everything and store it as JSON at `output`. Blocks for about nine minutes.
 
     Raises PreflightError, ApparatusLost as a run does.
     """
