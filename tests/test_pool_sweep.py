@@ -169,7 +169,7 @@ def test_the_audit_has_a_panel_for_each_check(quiet: dict[str, Figure]) -> None:
     ]  # fmt: skip
 
 
-@pytest.fixture(params=["as it is", "smoke", all_invalid, always_flat, "some invalid", "no cell"])
+@pytest.fixture(params=["as it is", "smoke", all_invalid, always_flat, "some invalid"])
 def drawn(
     request: pytest.FixtureRequest,
     cells: pd.DataFrame,
@@ -183,7 +183,7 @@ def drawn(
         return pool_sweep.figures(kind(cells), None)
     some = cells.copy()
     some.loc[some.index[::7], "valid"] = False
-    kinds = {"smoke": smoke, "some invalid": some, "no cell": cells.head(0)}
+    kinds = {"smoke": smoke, "some invalid": some}
     return pool_sweep.figures(kinds[kind], None)
 
 
@@ -197,6 +197,13 @@ def test_every_figure_is_drawn_whatever_the_data_and_its_text_fits(
         assert title.get_text()
         outside = [text for text in _texts(figure) if not _inside(text, figure)]
         assert not outside, [text.get_text() for text in outside]
+
+
+def test_what_was_not_measured_is_not_drawn(cells: pd.DataFrame) -> None:
+    none = cells.head(0)
+    assert pool_sweep.figures(none, None) == {}
+    assert pool_sweep.findings(none, None) == {}
+    assert pool_sweep.prose(none, None) == {}
 
 
 def _texts(figure: Figure) -> list[Text]:

@@ -105,7 +105,7 @@ def test_a_port_lost_in_between_is_replaced(
     redis_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = iter([redis_server.port, host.free_port()])
-    monkeypatch.setattr(server, "_free_port", lambda: next(found))
+    monkeypatch.setattr(host, "free_port", lambda: next(found))
     with open_server(None, max_connections=10) as ours:
         assert ours.pid != redis_server.pid
         assert client(ours).ping()

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from bench.analysis.statistics import log_t_interval, median_spread
@@ -23,9 +24,9 @@ SAME = 1.10  # a ratio whose interval keeps within this factor is no difference
 
 def last_attempts(cells: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and block: an invalid cell was measured again, and that is what counts."""
-    ordered = cells["attempt"].sort_values(kind="stable").index
-    keys = cells.loc[ordered, ["cell", "block"]]
-    return cells[~keys.duplicated(keep="last").sort_index()]
+    order = np.argsort(cells["attempt"].to_numpy(), kind="stable")
+    keys = cells[["cell", "block"]].iloc[order]
+    return cells.iloc[np.sort(order[~keys.duplicated(keep="last").to_numpy()])]
 
 
 def evidence(cells: pd.DataFrame) -> pd.DataFrame:
