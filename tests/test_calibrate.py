@@ -21,7 +21,7 @@ ROWS = (  # at least one of each part of the table
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)  # it ends with a smoke run, its report and its notebooks
 def test_a_calibration_fills_its_whole_table_and_leaves_nothing(tmp_path: Path) -> None:
     before = set(psutil.pids())
     output = tmp_path / "calibration.json"
