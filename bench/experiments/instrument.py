@@ -572,11 +572,10 @@ def same_rows(cells: pd.DataFrame) -> list[Row]:
                    note=f"of {both[each.column].notna().sum()}; {_resolution(each.same)}"))
         for each in found
     ]  # fmt: skip
-    if _too_few(found):
-        return rows
-    limit = 100 * FALSE_CALLS
-    return [*rows, Row.at_most("A/A: comparisons that call a difference", 100 * share, "%", limit,
-                               f"of {made}")]  # fmt: skip
+    what = "A/A: comparisons that call a difference"
+    if few := _too_few(found):
+        return [*rows, Row(what, None, "%", note=few)]
+    return [*rows, Row.at_most(what, 100 * share, "%", 100 * FALSE_CALLS, f"of {made}")]
 
 
 def _resolution(same: Equivalence) -> str:
