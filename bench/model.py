@@ -516,6 +516,19 @@ class Verdict:
     needs: str = ""
     experiment: str = ""
 
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Verdict:
+        """The one of which `dataclasses.asdict` made this, also by way of JSON."""
+        estimates = {
+            name: Estimate(**{**each, "warnings": tuple(each["warnings"])})
+            for name, each in told["estimates"].items()
+        }
+        regions = {
+            side: {name: Region(**each) for name, each in told[side].items()}
+            for side in ("claimed", "opposed")
+        }
+        return cls(**{**told, **regions, "estimates": estimates, "cells": tuple(told["cells"])})
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

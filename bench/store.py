@@ -78,6 +78,7 @@ class Store:
         self._made = False  # whether the folder is this process's own
         complete = manifest.get("status") == "complete"
         self._cells = _read_table(folder / "cells.parquet", _schema(), there=complete)
+        self._frame: pd.DataFrame | None = None  # of them, once somebody asks
         some = self._cells.num_rows > 0  # a cell's intervals are written before its row
         stored = _read_table(folder / "series.parquet", _series_schema([]), there=some)
         self._series = _only_of(stored, self._cells)
@@ -166,7 +167,7 @@ class Store:
         _write(self._log(*key), _histogram_log(observation))
         _write(self.folder / "series.parquet", _parquet(series))
         _write(self.folder / "cells.parquet", _parquet(cells))
-        self._cells, self._series = cells, series
+        self._cells, self._series, self._frame = cells, series, None
 
     def attempts(self) -> dict[tuple[str, int], list[bool]]:
         """Whether each attempt at a cell was valid, in order, by (cell id, block)."""
@@ -182,7 +183,9 @@ class Store:
 
     def cells(self) -> pd.DataFrame:
         """A row per cell, block and attempt; columns as the methods name them, in base units."""
-        return _in_few_blocks(self._cells.to_pandas())
+        if self._frame is None:
+            self._frame = _in_few_blocks(self._cells.to_pandas())
+        return self._frame.copy(deep=False)  # copied on write: who changes it changes their own
 
     def series(self) -> pd.DataFrame:
         """A row per interval of each stored cell."""

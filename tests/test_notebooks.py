@@ -28,7 +28,7 @@ from IPython.display import Markdown
 from bench.experiments import discover, instrument, notebook_of, pool_sweep
 from bench.model import BenchError
 from bench.report import notebooks, page
-from bench.report.drawing import draw
+from bench.report.drawing import judge_and_draw
 from bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results") / "run"
     synthetic.store(folder, "smoke", 1, tuple(SHOWN.values()))
     certified(folder)
-    draw(folder, ["pool_sweep", "instrument"])
+    judge_and_draw(folder, ["pool_sweep", "instrument"])
     pages = notebooks.execute(folder, notebooks.showing(["pool_sweep", "instrument"]))
     assert pages == [folder / "notebooks" / f"{name}.html" for name in ("00_overview", *SHOWN)]
     return folder
@@ -362,7 +362,7 @@ def test_figures_that_cannot_be_written_end_who_draws_them(tmp_path: Path) -> No
     (folder / "figures").write_text("in the way")
     before = {child.pid for child in psutil.Process().children()}
     with pytest.raises(BenchError, match="figures cannot be written"):
-        draw(folder, ["pool_sweep"])
+        judge_and_draw(folder, ["pool_sweep"])
     assert {child.pid for child in psutil.Process().children()} <= before
 
 

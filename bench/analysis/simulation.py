@@ -39,12 +39,21 @@ def waits(sent_s: ArrayLike, hold_s: ArrayLike, connections: int) -> Array:
 
 def smallest_pool(meets: Callable[[int], bool], first: int, most: int) -> int | None:
     """The fewest connections, from 1 to `most`, that meet what they must; None where `most` does
-    not. `meets` must hold for every pool larger than one for which it does; `first` is a guess."""
-    low, high = 0, max(1, min(first, most))  # `low` does not meet it
-    while not meets(high):
-        if high == most:
+    not. `meets` must hold for every pool larger than one for which it does. It is asked less often
+    the nearer `first`, a guess, is: in steps that double from there, then by halves."""
+    high, step = max(1, min(first, most)), 1
+    if meets(high):
+        low = high - step
+        while low > 0 and meets(low):
+            high, step = low, 2 * step
+            low = max(0, high - step)
+    else:
+        low, high = high, min(high + step, most)
+        while low < high and not meets(high):
+            low, step = high, 2 * step
+            high = min(low + step, most)
+        if low == high:
             return None
-        low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if meets(middle) else (middle, high)

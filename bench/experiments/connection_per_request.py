@@ -51,7 +51,7 @@ from bench.model import (
     Via,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "connection_per_request"
 NOTEBOOK = "connection_cost"
@@ -220,6 +220,7 @@ def _secured(rtts_s: Sequence[float]) -> Iterable[Environment]:
 # The tax
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts without the cell whose ports run out, each with its `mode`, and its CPU
     per request on the server's side: with TLS that ends in Envoy, Envoy's is part of that."""
@@ -572,6 +573,7 @@ def _rate(known: pd.DataFrame, client: Client, mode: Mode) -> float:
 # What the figures say
 
 
+@derived
 def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     """A sentence for each figure that these cells allow: its title."""
     if cells.empty:

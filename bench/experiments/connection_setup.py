@@ -26,7 +26,7 @@ from bench.figures.sheet import footnote, new_figure, panel_title
 from bench.figures.style import CLIENTS, GROUND, INK, MUTED, PHASES
 from bench.figures.units import digits, si
 from bench.model import Auth, Cell, Client, Plan, Profile, Tls, Verdict, Workload
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "connection_setup"
 NOTEBOOK = "connection_cost"
@@ -108,6 +108,7 @@ def _cell(profile: Profile, way: Way, rtt_s: float, workload: Workload) -> Cell:
 # What was measured
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The valid last attempts, each with the mean seconds of its phases (`phase …`, NaN where it
     has none), of the whole, and `sum_ratio`, the phases' sum ÷ the whole.
@@ -217,6 +218,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return _findings(measured(cells))
 
 
+@derived
 def _findings(known: pd.DataFrame) -> dict[str, str]:
     if known.empty:
         return {}

@@ -77,7 +77,7 @@ from bench.model import (
     Verdict,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "instrument"
 QUESTION = "Can the figures of this run be trusted?"
@@ -672,6 +672,7 @@ def warm_up(cells: pd.DataFrame, store: Store) -> WarmUp | None:
 # What the figures say
 
 
+@derived
 def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     """A sentence for each figure that these cells allow: its title."""
     known = {

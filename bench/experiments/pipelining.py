@@ -49,7 +49,7 @@ from bench.model import (
     Verdict,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "pipelining"
 NOTEBOOK = "connection_cost"
@@ -112,6 +112,7 @@ def _split_cells(profile: Profile, workload: Workload) -> list[Cell]:
 SIDES = {"client": "client_cpu_us_per_op", "server": "server_cpu_us_per_op", "both": "both_us"}
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts, with commands per second, the CPU of both sides per command, and how many
     connections were opened in a second of the load."""
@@ -333,6 +334,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return _findings(measured(cells))
 
 
+@derived
 def _findings(known: pd.DataFrame) -> dict[str, str]:
     said = {}
     if (known["arm"] == DEPTH_ARM).any():

@@ -88,7 +88,8 @@ class Seen(NamedTuple):
 def measured(cells: pd.DataFrame, store: Store) -> pd.DataFrame:
     """The last attempts, with what was seen of the storm."""
     known = last_attempts(cells)
-    series = store.series() if len(known) else pd.DataFrame()
+    series = store.series()
+    series = series[series["cell"].isin(known["cell"])]  # then each row picks its own from few
     seen = [_seen(row, store, _series_of(row, series)) for row in known.itertuples()]
     columns = {name: [getattr(each, name) for each in seen] for name in Seen._fields}
     parts = [arm.split(", ") for arm in known["arm"]]
@@ -199,6 +200,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return _findings(measured(cells, store))
 
 
+@derived
 def _findings(known: pd.DataFrame) -> dict[str, str]:
     if not known["valid"].any():
         return {}

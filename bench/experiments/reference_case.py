@@ -66,7 +66,7 @@ from bench.model import (
     Verdict,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "reference_case"
 QUESTION = "What do 10,000 requests a second at 1 ms need, and what does a pool of 5,000 add?"
@@ -790,6 +790,7 @@ def _percent(share: float) -> str:
 # What the figures say
 
 
+@derived
 def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     """A sentence for each figure that these cells allow: its title."""
     known = {

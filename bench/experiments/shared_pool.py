@@ -55,7 +55,7 @@ from bench.model import (
     Via,
     Workload,
 )
-from bench.store import Store
+from bench.store import Store, derived
 
 NAME = "shared_pool"
 NOTEBOOK = "sharing"
@@ -127,6 +127,7 @@ PARTS = {
 }
 
 
+@derived
 def measured(cells: pd.DataFrame) -> pd.DataFrame:
     """The last attempts, with the CPU of all parts per operation but for the link's, which is the
     network; how evenly the workers were served; and what the second worker, the neighbour, met."""
@@ -353,6 +354,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return _findings(measured(cells), store)
 
 
+@derived
 def _findings(known: pd.DataFrame, store: Store) -> dict[str, str]:
     said = {}
     if known["arm"].isin([EQUAL, GLIDE]).any():

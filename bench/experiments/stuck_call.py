@@ -323,6 +323,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return _findings(measured(cells, store))
 
 
+@derived
 def _findings(known: pd.DataFrame) -> dict[str, str]:
     if not known["valid"].any():
         return {}

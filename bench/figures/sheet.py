@@ -8,16 +8,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from bench.figures.style import CROSS, INK, MUTED, NEUTRAL, STYLE, marker, pool_style
 from bench.figures.units import si
 
 DPI = 170
+COLOURS = 64  # of a picture
 
 
 def new_figure(
@@ -93,18 +96,28 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write name.png and name.svg; the same figure gives the same bytes. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    given, engine = figure.get_dpi(), figure.get_layout_engine()
-    # Straight to each canvas, and laid out once: `savefig` draws each file twice and lays out each
-    # time, which is half of what a file costs.
+    drawn(figure, DPI).save(png, dpi=(DPI, DPI))
+    engine = figure.get_layout_engine()
+    figure.set_layout_engine("none")  # it is laid out, and that takes as long as drawing
     with mpl.rc_context(STYLE):
-        figure.set_dpi(DPI)
-        FigureCanvasAgg(figure).print_png(  # type: ignore[no-untyped-call]
-            png, metadata={"Software": None}
-        )
-        figure.set_layout_engine("none")
-        figure.set_dpi(given)
         FigureCanvasSVG(figure).print_svg(  # type: ignore[no-untyped-call]
             svg, metadata={"Date": None, "Creator": None}
         )
-        figure.set_layout_engine(engine)
+    figure.set_layout_engine(engine)
     return [png, svg]
+
+
+def drawn(figure: Figure, dpi: float) -> Image.Image:
+    """The figure as a picture, with a palette: that takes a third of the bytes and looks the same.
+    One of maximum coverage takes a third of the time of a median cut, and its worst pixel is
+    nearer; one of octrees is quicker still, and turns the white ground greenish."""
+    given = figure.get_dpi()
+    # Straight to the canvas: `savefig` draws and lays out everything twice.
+    with mpl.rc_context(STYLE):
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        figure.set_dpi(given)
+    flat = Image.fromarray(pixels).convert("RGB")
+    return flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)

@@ -1,4 +1,4 @@
-"""Every figure of a run drawn into files, experiment by experiment, on all cores."""
+"""Every experiment of a run judged, and its figures drawn into files, on all cores."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.experiments import chosen
 from bench.figures.sheet import save
-from bench.model import BenchError, PreflightError
-from bench.report.page import Run, pages
+from bench.model import BenchError, PreflightError, Verdict
+from bench.report.page import Pages, pages_of
+from bench.report.verdicts import judge_one
 from bench.rig import host
 from bench.store import Store, load_cells
 
@@ -32,22 +34,49 @@ class Drawn(NamedTuple):
     svg: Path
 
 
-def draw(
+class _Told(NamedTuple):
+    """What a process tells of an experiment."""
+
+    verdicts: list[Verdict]
+    figures: list[Drawn]
+
+
+def judge_and_draw(
     folder: Path, experiments: Iterable[str], done: Callable[[str], None] = lambda name: None
-) -> list[Drawn]:
-    """Draw every figure of these experiments into `folder`/figures, PNG and SVG, in their order;
-    `done` is told each experiment whose are, from a thread.
+) -> tuple[list[Verdict], list[Drawn]]:
+    """Judge every claim of these experiments and draw their figures into `folder`/figures, PNG and
+    SVG, in their order; `done` is told each experiment that is done, from a thread.
 
     Blocks for some seconds per experiment. Raises BenchError, also where the folder cannot be
-    written. Drawing is all computing, so each core has a process that draws; they end with this
-    call, however it ends.
+    written. It is all computing, so each core has a process; they end with this call, however it
+    ends. What an experiment's claims and figures rest on is read once, by the process that has it.
     """
-    names = [module.NAME for module in chosen(tuple(experiments))]
-    counts = load_cells(folder)["experiment"].value_counts()
-    # Most cells take longest, and go first: no process is left alone with them at the end.
-    waiting = deque(sorted(names, key=lambda name: -counts.get(name, 0)))
-    drawn = _shared_out(folder, waiting, min(host.usable_cores(), len(names)), done)
-    return [each for name in names for each in drawn[name]]
+    asked = tuple(experiments)
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor())  # left last: the drawers are gone
+        # First of all: a process takes seconds to load what it needs, and so does this one.
+        drawers = [
+            stack.enter_context(closing(_drawer(folder, number)))
+            for number in range(1, min(host.usable_cores(), len(asked)) + 1)
+        ]
+        names = [module.NAME for module in chosen(asked)]
+        counts = load_cells(folder)["experiment"].value_counts()
+        # Most cells take longest, and go first: no process is left alone with them at the end.
+        waiting = deque(sorted(names, key=lambda name: -counts.get(name, 0)))
+        told: dict[str, _Told] = {}
+
+        def take(drawer: host.Companion) -> None:
+            while name := _next(waiting):
+                told[name] = _asked(drawer, name)
+                done(name)
+
+        taking = [threads.submit(take, drawer) for drawer in drawers]
+        for taken in wait(taking, return_when=FIRST_EXCEPTION).done:
+            taken.result()
+    return (
+        [each for name in names for each in told[name].verdicts],
+        [each for name in names for each in told[name].figures],
+    )
 
 
 @contextmanager
@@ -60,29 +89,6 @@ def writable(folder: Path) -> Iterator[None]:
         raise BenchError(
             f"{where} cannot be written ({error.strerror}): make room for it, or report on a copy"
         ) from error
-
-
-def _shared_out(
-    folder: Path, waiting: deque[str], processes: int, done: Callable[[str], None]
-) -> dict[str, list[Drawn]]:
-    """What was drawn of each experiment. Whoever is done takes the next one that is waiting."""
-    drawn: dict[str, list[Drawn]] = {}
-
-    def take(drawer: host.Companion) -> None:
-        while name := _next(waiting):
-            drawn[name] = _asked(drawer, name)
-            done(name)
-
-    with ExitStack() as stack:
-        threads = stack.enter_context(ThreadPoolExecutor())  # left last: their drawers are gone
-        drawers = [
-            stack.enter_context(closing(_drawer(folder, number)))
-            for number in range(1, processes + 1)
-        ]
-        taking = [threads.submit(take, drawer) for drawer in drawers]
-        for taken in wait(taking, return_when=FIRST_EXCEPTION).done:
-            taken.result()
-    return drawn
 
 
 def _next(waiting: deque[str]) -> str | None:
@@ -99,39 +105,41 @@ def _drawer(folder: Path, number: int) -> host.Companion:
     )
 
 
-def _asked(drawer: host.Companion, experiment: str) -> list[Drawn]:
-    answer = drawer.ask("draw", experiment=experiment)
+def _asked(drawer: host.Companion, experiment: str) -> _Told:
+    answer = drawer.ask("judge and draw", experiment=experiment)
     if "refused" in answer:
         kind = PreflightError if answer["status"] == PreflightError.status else BenchError
         raise kind(answer["refused"])
-    return [
+    figures = [
         Drawn(experiment, name, finding, prose, Path(png), Path(svg))
         for name, finding, prose, png, svg in answer["figures"]
     ]
+    return _Told([Verdict.of(each) for each in answer["verdicts"]], figures)
 
 
 # The drawer's side
 
 
 class Drawer:
-    """Draws into one run's folder what it is asked for."""
+    """Judges one run's experiments, and draws into its folder, as it is asked to."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        cells = load_cells(folder)
-        self._run = Run(cells, cells, Store.open(folder))
+        self._folder, self._store, self._cells = folder, Store.open(folder), load_cells(folder)
 
-    def draw(self, experiment: str) -> dict[str, Any]:
-        """Each figure as its name, finding, prose and files; or why there is none."""
+    def judge_and_draw(self, experiment: str) -> dict[str, Any]:
+        """Its verdicts, and each figure as its name, finding, prose and files; or why there is
+        none."""
         try:
+            (module,) = chosen((experiment,))
+            own = self._cells[self._cells["experiment"] == experiment]
+            verdicts = judge_one(module, own, self._store)
             with writable(self._folder):
-                return {"figures": list(self._files(experiment))}
+                figures = list(self._files(pages_of(module, own, self._store)))
         except BenchError as error:
             return {"refused": str(error), "status": error.status}
+        return {"verdicts": [asdict(verdict) for verdict in verdicts], "figures": figures}
 
-    def _files(self, experiment: str) -> Iterator[list[str]]:
-        (module,) = chosen((experiment,))
-        page = pages(self._run, module)
+    def _files(self, page: Pages) -> Iterator[list[str]]:
         for name, figure in page.figures.items():
             files = save(figure, self._folder / "figures", name)
             yield [name, page.findings[name], page.prose.get(name, ""), *map(str, files)]
@@ -140,7 +148,8 @@ class Drawer:
 def main() -> None:
     drawer = Drawer(Path(sys.argv[1]))
     for request in sys.stdin.buffer:
-        sys.stdout.buffer.write(host.answer(request, {"draw": drawer.draw}))
+        answered = host.answer(request, {"judge and draw": drawer.judge_and_draw})
+        sys.stdout.buffer.write(answered)
         sys.stdout.buffer.flush()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +13,8 @@ from PIL import Image
 
 from bench.report.deciding import claimed_said, deciding, interval, strip
 from bench.report.story import NOT_TESTABLE, Story
-from bench.rig import host
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-# A plot has few colours: with a palette it takes a third of the bytes and looks the same. A palette
-# of maximum coverage takes a third of the time of a median cut, and its worst pixel is nearer; one
-# of octrees is quicker still, and turns the white ground greenish.
-COLOURS = 64
 MOST_INVALID = 60  # rows; all of them are in cells.parquet
 _markdown = MarkdownIt("commonmark")  # raw HTML in it is shown as text
 
@@ -35,7 +28,7 @@ def write_html(folder: Path, story: Story) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"prose": _prose, "picture": _pictures(story).get, "width": _width}
+    environment.filters |= {"prose": _prose, "picture": _picture, "width": _width}
     page = environment.get_template(TEMPLATE.name).render(
         story=story,
         not_testable=NOT_TESTABLE,
@@ -56,24 +49,9 @@ def _prose(text: str) -> Markup:
     return Markup(_markdown.render(text))  # what is raw in it is escaped
 
 
-def _pictures(story: Story) -> dict[Path, str]:
-    """Every picture of the story. Packing is most of what the page takes: threads share it."""
-    headlines = [each.drawn for each in story.headlines if each.drawn]
-    others = [drawn for section in story.sections for drawn in section.figures]
-    files = [drawn.png for drawn in (*headlines, *others)]
-    with ThreadPoolExecutor(host.usable_cores()) as threads:
-        return dict(zip(files, threads.map(_picture, files), strict=True))
-
-
 def _picture(png: Path) -> str:
     """The address of a picture that lies within the page."""
-    packed = io.BytesIO()
-    with Image.open(png) as picture:
-        flat = picture.convert("RGB").quantize(
-            COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )
-        flat.save(packed, "PNG", compress_level=8)  # 9 takes twice as long for a hundredth
-    return "data:image/png;base64," + base64.b64encode(packed.getvalue()).decode()
+    return "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode()
 
 
 def _width(png: Path) -> dict[str, int]:

@@ -8,14 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import pandas as pd
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from bench.analysis.replicates import last_attempts
 from bench.analysis.sentences import not_run
-from bench.figures.style import STYLE
+from bench.figures.sheet import drawn
 from bench.model import PreflightError
 from bench.report.deciding import decided_by
 from bench.report.tables import certificate_rows, readable
@@ -127,8 +126,7 @@ def _not_run(run: Run) -> str:
 def show(figure: Figure, finding: str) -> Image:
     """The figure as a picture of its natural width; `finding` is what it says without it."""
     picture = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(picture, dpi=INLINE_DPI, metadata={"Software": None})
+    drawn(figure, INLINE_DPI).save(picture, "PNG")
     return Image(picture.getvalue(), alt=finding)  # type: ignore[no-untyped-call]
 
 
@@ -149,11 +147,16 @@ class Pages(NamedTuple):
 
 def pages(run: Run, experiment: ModuleType) -> Pages:
     """All figures of the run's cells that its experiment draws, with what it says of them."""
-    cells, store = run.all_cells[run.all_cells["experiment"] == experiment.NAME], run.store
+    cells = run.all_cells
+    return pages_of(experiment, cells[cells["experiment"] == experiment.NAME], run.store)
+
+
+def pages_of(experiment: ModuleType, own: pd.DataFrame, store: Store) -> Pages:
+    """The same of the experiment's `own` cells."""
     return Pages(
-        experiment.figures(cells, store),
-        experiment.findings(cells, store),
-        experiment.prose(cells, store),
+        experiment.figures(own, store),
+        experiment.findings(own, store),
+        experiment.prose(own, store),
     )
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.model import Verdict
 from bench.report.display import Display
-from bench.report.drawing import Drawn, draw, writable
+from bench.report.drawing import Drawn, judge_and_draw, writable
 from bench.report.html import write_html
 from bench.report.markdown import write_summary
 from bench.report.notebooks import execute, showing
 from bench.report.story import tell
-from bench.report.verdicts import decide
+from bench.report.verdicts import absent
 from bench.store import Store
 
 # What each step takes of a standard run on two cores; the display finds the machine's own pace.
-JUDGE_S, DRAW_S, WRITE_S, NOTEBOOK_S = 3.0, 2.0, 4.0, 5.0
+DRAW_S, WRITE_S, NOTEBOOK_S = 2.0, 2.0, 5.0
 
 
 def publish(
@@ -30,33 +29,23 @@ def publish(
     """
     names = store.experiments()
     pages = showing(names) if notebooks else []
-    seconds = JUDGE_S + WRITE_S + DRAW_S * len(names) + NOTEBOOK_S * len(pages)
-    watcher.starts(2 + len(names) + len(pages), seconds, "steps of the report")
-    verdicts, drawn = _judged_and_drawn(store, names, watcher)
+    watcher.starts(
+        1 + len(names) + len(pages),
+        WRITE_S + DRAW_S * len(names) + NOTEBOOK_S * len(pages),
+        "steps of the report",
+    )
+    watcher.does("judging the claims and drawing")
+    judged, drawn = judge_and_draw(
+        store.folder, names, lambda name: watcher.did(f"{name} judged and drawn", DRAW_S)
+    )
+    verdicts = judged + absent(store)
+    store.note_verdicts(verdicts)
     written = _write(store, verdicts, drawn, watcher)
     if notebooks:
         written += execute(
             store.folder, pages, lambda name: watcher.did(f"{name} executed", NOTEBOOK_S)
         )
     return verdicts, written
-
-
-def _judged_and_drawn(
-    store: Store, names: list[str], watcher: Display
-) -> tuple[list[Verdict], list[Drawn]]:
-    """Judged meanwhile: the processes that draw need no more than the files, and of a full run each
-    half would leave a core idle for seconds."""
-
-    def judge() -> list[Verdict]:
-        verdicts = decide(store)
-        watcher.did("claims judged", JUDGE_S)
-        return verdicts
-
-    watcher.does("judging the claims and drawing")
-    with ThreadPoolExecutor(1) as beside:
-        judged = beside.submit(judge)
-        drawn = draw(store.folder, names, lambda name: watcher.did(f"{name} drawn", DRAW_S))
-        return judged.result(), drawn
 
 
 def _write(

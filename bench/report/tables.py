@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,7 +21,7 @@ from bench.analysis.replicates import last_attempts
 from bench.experiments import discover, plans
 from bench.model import Verdict
 from bench.report.deciding import decided_by
-from bench.report.display import ENDLESS, open_console
+from bench.report.display import open_console
 from bench.report.verdicts import by_claim
 from bench.store import Store, stored_settings, without_nan
 
@@ -104,36 +105,54 @@ def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) 
     return f"{len(records)} {of} {own} combinations. {which}"
 
 
+class _Column(NamedTuple):
+    head: str
+    texts: list[str]
+    number: bool
+
+    @property
+    def width(self) -> int:
+        """In characters."""
+        return max(map(cell_len, [*self.head.splitlines(), *self.texts]))
+
+
 def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:
     """The table with as many columns as fit: half a number would mislead."""
-    names = list(records[0]) if records else []
+    columns = {name: _column(name, records) for name in (records[0] if records else ())}
     left_out: list[str] = []
-    endless = console.options.update(max_width=ENDLESS)
-    while console.measure(_table(names, records), options=endless).maximum > console.width:
-        numbers = [name for name in names if _is_number(records[0][name])]
+    while sum(each.width + BETWEEN for each in columns.values()) - BETWEEN > console.width:
+        numbers = [name for name, each in columns.items() if each.number]
         if not numbers:
             break
-        names.remove(numbers[-1])
+        del columns[numbers[-1]]
         left_out.insert(0, numbers[-1])
-    console.print("", _table(names, records), "", sep="\n")
+    console.print("", _table(list(columns.values())), "", sep="\n")
     if left_out:
         console.print(f"too narrow for: {', '.join(left_out)}")
 
 
-def _table(names: list[str], records: list[dict[str, Any]]) -> Table:
+def _column(name: str, records: list[dict[str, Any]]) -> _Column:
+    number = _is_number(records[0][name])
+    head = "\n".join(name.rsplit(" ", 1)) if number else name  # its unit goes below its name
+    return _Column(head, [_said(record[name]) for record in records], number)
+
+
+def _table(columns: list[_Column]) -> Table:
     table = plain_table()
-    for name in names:
-        if _is_number(records[0][name]):  # its unit goes below its name
-            table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
-        else:
-            table.add_column(name, no_wrap=True)
-    for record in records:
-        table.add_row(*(_said(record[name]) for name in names))
+    for each in columns:  # told their width, rich need not measure every text again
+        table.add_column(
+            each.head, justify="right" if each.number else "left", no_wrap=True, width=each.width
+        )
+    for texts in zip(*(each.texts for each in columns), strict=True):
+        table.add_row(*texts)
     return table
 
 
 def _is_number(value: Any) -> bool:
     return not isinstance(value, str)
+
+
+BETWEEN = 2  # characters between two columns of such a table
 
 
 def plain_table() -> Table:

@@ -47,11 +47,16 @@ def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
     Raises PreflightError for an experiment that this version does not have.
     """
     cells = store.cells()
-    verdicts = [
-        _finished(verdict, module, cells, store)
+    return [
+        verdict
         for module in chosen(tuple(experiments))
-        for verdict in module.claims(cells[cells["experiment"] == module.NAME], store)
+        for verdict in judge_one(module, cells[cells["experiment"] == module.NAME], store)
     ]
+
+
+def judge_one(module: ModuleType, own: pd.DataFrame, store: Store) -> list[Verdict]:
+    """Every claim of an experiment, from its `own` cells."""
+    verdicts = [_finished(verdict, module, own, store) for verdict in module.claims(own, store)]
     if store.manifest.get("settings", {}).get("profile") == "smoke":
         return [_withheld(verdict) for verdict in verdicts]
     return verdicts
@@ -59,9 +64,14 @@ def judge(store: Store, experiments: Iterable[str]) -> list[Verdict]:
 
 def judge_all(store: Store) -> list[Verdict]:
     """Every claim there is, those of experiments that the run does not hold as not run."""
+    return judge(store, store.experiments()) + absent(store)
+
+
+def absent(store: Store) -> list[Verdict]:
+    """The claims of experiments that the run does not hold, as not run."""
     held = store.experiments()
-    absent = [module for name, module in discover().items() if name not in held]
-    return judge(store, held) + [each for module in absent for each in _absent(module, store)]
+    modules = [module for name, module in discover().items() if name not in held]
+    return [each for module in modules for each in _absent(module, store)]
 
 
 def decide(store: Store) -> list[Verdict]:

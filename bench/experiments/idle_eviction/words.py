@@ -28,7 +28,7 @@ from bench.experiments.idle_eviction.verdicts import (
 )
 from bench.figures.units import si
 from bench.model import SILENT_TRAPS
-from bench.store import Store
+from bench.store import Store, derived
 
 # Hanley and Lippman-Hand (JAMA 249, 1983): none of n is at most this over n, with 95 %.
 RULE_OF_THREE = 3.0
@@ -40,6 +40,7 @@ def findings(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     return findings_of(known, combinations(known, store), bursts(known))
 
 
+@derived
 def findings_of(known: pd.DataFrame, found: pd.DataFrame, each: pd.DataFrame) -> dict[str, str]:
     said = {}
     if len(found) and len(part(found, NONE)):

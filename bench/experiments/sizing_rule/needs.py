@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -172,6 +173,7 @@ def _simulated(load: Load, cells: pd.DataFrame, store: Store) -> float:
     recorded = [_recorded(store, row) for row in _controls(cells, load)]
     requests = sum(len(each) for each in recorded)
 
+    @functools.cache
     def share(size: int) -> float:
         return float(np.mean(np.concatenate([_found_empty(each, size) for each in recorded])))
 
