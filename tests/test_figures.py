@@ -275,6 +275,19 @@ def test_a_lone_label_stays_beside_its_line() -> None:
     assert [text.get_position()[1] for text in axes.texts] == [0, 0]
 
 
+def test_a_label_covers_no_other_lines_point() -> None:
+    figure, axes = one_axes()
+    others = [(x, 10.0) for x in (1.0, 2.0, 2.6, 3.0, 3.4, 10.0)]
+    draw_curve(axes, NEUTRAL, *zip(*others, strict=True))
+    axes.set_ylim(0, 20)
+    label_ends(axes, [(2.0, 10.0, "generator", NEUTRAL), (2.6, 11.0, "pool", NEUTRAL)], others)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    points = axes.transData.transform(others)
+    assert not [box for box in boxes if any(box.contains(*point) for point in points)]
+    assert not boxes[0].overlaps(boxes[1])
+
+
 def test_legends_and_small_print_stay_inside_the_figure_and_off_the_axes() -> None:
     figure, axes = one_axes()
     draw_by_pool(axes, SIZES, [float(size) for size in SIZES])

@@ -522,8 +522,11 @@ def _name_limits(axes: Axes, cells: pd.DataFrame) -> None:
     if not _ceiling_of(cells):  # else that names the band's limit
         lines.append(("", NEUTRAL, free))
     ends = [_end(name, style, own) for name, style, own in lines]
-    label_ends(axes, [end for end in ends if end])
-    _name_band(axes, points(free, ["concurrency"], "qps"), _ceiling_of(cells))
+    band = points(free, ["concurrency"], "qps")
+    label_ends(
+        axes, [end for end in ends if end], zip(band["concurrency"], band["median"], strict=True)
+    )
+    _name_band(axes, band, _ceiling_of(cells))
 
 
 def _name_band(axes: Axes, band: pd.DataFrame, top: Ceiling | None) -> None:

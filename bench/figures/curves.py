@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
@@ -119,21 +119,61 @@ def draw_by_pool(
 # Labels beside the lines
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, Style]]) -> None:
+def label_ends(
+    axes: Axes,
+    ends: Sequence[tuple[float, float, str, Style]],
+    others: Iterable[tuple[float, float]] = (),
+) -> None:
     """Name lines right of their last points: x and y of each, its text, its style.
 
-    Call it after the axes are set: labels that would overlap are moved apart.
+    Call it after the axes are set: labels that would overlap are moved apart, past the ends of
+    lines beside them, and down from points of `others`.
     """
-    place = axes.transScale + axes.transLimits
-    known = [(*place.transform(end[:2]), *end) for end in ends if math.isfinite(end[1])]
-    for group in _near(sorted(known, key=lambda end: end[0]), LABEL_WIDTH):
-        group.sort(key=lambda end: end[1])
-        apart = _apart([end[1] for end in group], LABEL_PT / _height_pt(axes))
-        for shifted, (_, wanted, x, y, text, style) in zip(apart, group, strict=True):
-            _label(axes, (x, y), text, style, (shifted - wanted) * _height_pt(axes))
+    known = [_End(*_place(axes, x, y), LETTER_PT * len(text) / _width_pt(axes), x, y, text, style)
+             for x, y, text, style in ends if math.isfinite(y)]  # fmt: skip
+    taken = [_place(axes, x, y) for x, y in others if math.isfinite(y)]
+    gap = LABEL_PT / _height_pt(axes)
+    for group in _near(sorted(known, key=lambda end: end.left), LABEL_WIDTH):
+        group.sort(key=lambda end: end.up)
+        heights = _apart([end.up for end in group], gap)
+        while _any_covered(taken, group, heights, gap):
+            heights = [height - gap / 4 for height in heights]
+        for end, height in zip(group, heights, strict=True):
+            at = _beside(group, end, height, gap).x, end.y
+            _label(axes, at, end.text, end.style, (height - end.up) * _height_pt(axes))
+
+
+class _End(NamedTuple):
+    """Where a line ends, in shares of the axes and in data, and its name, as wide as `width`."""
+
+    left: float
+    up: float
+    width: float
+    x: float
+    y: float
+    text: str
+    style: Style
+
+
+def _beside(group: list[_End], own: _End, height: float, gap: float) -> _End:
+    """The end that a label at this height stands right of: its own, or one that it would cover."""
+    near = [
+        end for end in group if abs(end.up - height) < gap and 0 <= end.left - own.left < own.width
+    ]
+    return max([own, *near], key=lambda end: end.left)
+
+
+def _any_covered(taken: list[Any], group: list[_End], heights: list[float], gap: float) -> bool:
+    """Whether one of these points lies under a label."""
+    return any(
+        0 < x - _beside(group, end, height, gap).left < end.width and abs(y - height) < gap
+        for end, height in zip(group, heights, strict=True)
+        for x, y in taken
+    )
 
 
 LABEL_PT = 11.0  # the height of a line of label text
+LETTER_PT = 6.0  # the width of one letter, generously
 LABEL_WIDTH = 0.25  # of the axes: ends this near each other share one column of labels
 
 
@@ -151,14 +191,24 @@ def _label(axes: Axes, at: tuple[float, float], text: str, style: Style, up_pt: 
     )
 
 
-def _near(ends: Sequence[Any], distance: float) -> list[list[Any]]:
-    groups: list[list[Any]] = []
+def _near(ends: Sequence[_End], distance: float) -> list[list[_End]]:
+    groups: list[list[_End]] = []
     for end in ends:
-        if groups and end[0] - groups[-1][-1][0] < distance:
+        if groups and end.left - groups[-1][-1].left < distance:
             groups[-1].append(end)
         else:
             groups.append([end])
     return groups
+
+
+def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """In shares of the axes."""
+    across, up = (axes.transScale + axes.transLimits).transform((x, y))
+    return float(across), float(up)
+
+
+def _width_pt(axes: Axes) -> float:
+    return float(axes.bbox.width / axes.figure.dpi * 72)
 
 
 def _height_pt(axes: Axes) -> float:
