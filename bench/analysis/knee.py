@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special  # scipy.stats costs a second to import
+from scipy import special  # scipy.stats costs a second to import
 
 from bench.analysis.statistics import CONFIDENCE
 from bench.model import Estimate
@@ -95,6 +95,8 @@ def _checked(concurrency: Sequence[float], qps: Sequence[float]) -> tuple[Array,
 
 
 def _best(curve: _Curve) -> float:
+    from scipy import optimize  # 0.6 s to import, which who fits no knee need not wait for
+
     grid = np.linspace(curve.n.min(), curve.n.max(), GRID)
     at = int(np.argmin(curve.squares(grid)))
     around = (float(grid[max(at - 1, 0)]), float(grid[min(at + 1, GRID - 1)]))
@@ -117,6 +119,8 @@ def _interval(curve: _Curve, theta: float, confidence: float) -> tuple[float, fl
 
 def _crossing(curve: _Curve, limit: float, best: float, end: float) -> float | None:
     """The outermost θ between `best` and `end` within the limit; None where `end` itself is."""
+    from scipy import optimize
+
     grid = np.linspace(end, best, GRID)
     inside = int(np.argmax(curve.squares(grid) <= limit))
     if inside == 0:

@@ -169,9 +169,10 @@ def _draw_requests(axes: Axes, row: Any, store: Store) -> tuple[float, set[str]]
     base = np.zeros(len(edges) - 1)
     for name, (colour, hatch) in OUTCOME_LOOKS.items():
         counts, _ = np.histogram(at[requests["outcome"] == name], edges)
-        if counts.any():
-            axes.bar(edges[:-1], counts, BUCKET_S, bottom=base, align="edge", color=colour,
-                     hatch=hatch, edgecolor=GROUND, lw=0)  # fmt: skip
+        some = counts > 0
+        if some.any():
+            axes.bar(edges[:-1][some], counts[some], BUCKET_S, bottom=base[some], align="edge",
+                     color=colour, hatch=hatch, edgecolor=GROUND, lw=0)  # fmt: skip
             base += counts
     axes.set_ylabel(f"requests\nper {si(BUCKET_S, 's')}")
     return start, set(requests["outcome"])
