@@ -351,8 +351,9 @@ def load_cells(folder: Path | str) -> pd.DataFrame:
 
 
 def derived(derive: Callable[_Asked, _Made]) -> Callable[_Asked, _Made]:
-    """Keeps what `derive` made of its last arguments: figures, findings and prose of an experiment
-    rest on the same tables, and reading these from histograms and requests is most of their time.
+    """Keeps what `derive` made of its last arguments: claims, figures, findings and prose of an
+    experiment rest on the same tables, and reading these from histograms and requests is most of
+    their time.
 
     Arguments are the same if they are the same objects: a table of stored cells is never changed.
     """

@@ -44,8 +44,9 @@ class _Told(NamedTuple):
 def judge_and_draw(
     folder: Path, experiments: Iterable[str], done: Callable[[str], None] = lambda name: None
 ) -> tuple[list[Verdict], list[Drawn]]:
-    """Judge every claim of these experiments and draw their figures into `folder`/figures, PNG and
-    SVG, in their order; `done` is told each experiment that is done, from a thread.
+    """Judge every claim of these experiments, one or more, and draw their figures into
+    `folder`/figures, PNG and SVG, in their order; `done` is told each experiment that is done, from
+    a thread.
 
     Blocks for some seconds per experiment. Raises BenchError, also where the folder cannot be
     written. It is all computing, so each core has a process; they end with this call, however it
@@ -101,7 +102,7 @@ def _next(waiting: deque[str]) -> str | None:
 
 def _drawer(folder: Path, number: int) -> host.Companion:
     return host.Companion(
-        __name__, str(folder), name=f"figure drawer {number}", timeout_s=LONGEST_S
+        __name__, str(folder), name=f"report process {number}", timeout_s=LONGEST_S
     )
 
 

@@ -46,7 +46,7 @@ def findings_of(known: pd.DataFrame, found: pd.DataFrame, each: pd.DataFrame) ->
     if len(found) and len(part(found, NONE)):
         said["idle_matrix"] = _matrix_finding(found)
         if known["keep_requests"].any():
-            said["idle_timeline"] = _timeline_finding(known)
+            said["idle_timeline"] = _timeline_finding(each)
         said["idle_first_commands"] = _fates_finding(found)
         if len(during_before(each)):
             said["idle_server"] = _server_finding(each)
@@ -81,8 +81,8 @@ def _matrix_finding(found: pd.DataFrame) -> str:
     return f"Undefended, requests fail in {len(hit)} of {counted(len(traps), 'trap')}{alone}"
 
 
-def _timeline_finding(known: pd.DataFrame) -> str:
-    lanes = bursts(known[known["keep_requests"]])
+def _timeline_finding(each: pd.DataFrame) -> str:
+    lanes = each[each["huge"].astype(bool)]
     told = []
     for arm, named in ((NONE, "undefended"), (FIX, "with the full fix")):
         own = after_gap(lanes[lanes["arm"] == arm])
@@ -129,7 +129,7 @@ def prose(cells: pd.DataFrame, store: Store) -> dict[str, str]:
     found, each = combinations(known, store), bursts(known)
     told = {
         "idle_matrix": lambda: _matrix_prose(found),
-        "idle_timeline": lambda: _timeline_prose(known),
+        "idle_timeline": lambda: _timeline_prose(each),
         "idle_first_commands": lambda: _fates_prose(found),
         "idle_server": lambda: _server_prose(each),
     }
@@ -162,8 +162,8 @@ def _zero_said(found: pd.DataFrame) -> str:
     )
 
 
-def _timeline_prose(known: pd.DataFrame) -> str:
-    lanes = after_gap(bursts(known[known["keep_requests"]]))
+def _timeline_prose(each: pd.DataFrame) -> str:
+    lanes = after_gap(each[each["huge"].astype(bool)])
     said = [
         f"{arm}: p99 {si(float(own['latency_p99_s'].max()), 's')}, "
         f"{int(own['server_connects'].sum())} connections opened anew"
