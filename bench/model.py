@@ -495,7 +495,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A claim's outcome by the rule written before the data; `cells` are the ids it rests on.
+    """A claim's outcome by its rule; `cells` are the ids it rests on.
 
     `claimed`: by the name of an estimate, where all of these lie if the claim is supported; refuted
     is what one shows that lies wholly outside, or else what `opposed` has: one that lies wholly

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 from bench.experiments import not_run, plans
 from bench.load.crew import Crew, hands
 from bench.load.measure import measure
-from bench.load.sleepers import asleep_s, measure_asleep
+from bench.load.sleepers import asleep_s, measure_asleep, slept_s
 from bench.load.swarm import Swarm
 from bench.model import Cell, Observation, Plan, PreflightError, Settings
 from bench.rig.host import FdLimitError, raise_fd_limit
@@ -126,7 +126,7 @@ def check(settings: Settings) -> dict[str, Any]:
         raise PreflightError(f"nothing is left to run ({why})")
     cells = [cell for block in planned for cell in block.cells]
     limit = check_descriptors(planned)
-    seconds = sum(map(expected_s, cells))
+    seconds = expected_in_all_s(cells)
     return {
         "server": preflight(settings, cells),
         "descriptors": f"{limit} per process",
@@ -148,7 +148,7 @@ def run(settings: Settings, store: Store, watcher: Watcher) -> None:
     store.note_not_run(not_run(settings, owned=settings.url is None))
     todo = left(settings, store)
     cells = [cell for part in todo.values() for cell in part]
-    watcher.starts(len(cells), sum(map(expected_s, cells)))
+    watcher.starts(len(cells), expected_in_all_s(cells))
     for block, part in todo.items():
         _run_block(settings, block, part, store, watcher)
 
@@ -260,6 +260,15 @@ class _Side:
     def close_pools(self) -> None:
         for crew in self._crews.values():
             crew.close_pools()
+
+
+def expected_in_all_s(cells: Sequence[Cell]) -> float:
+    """A guess at what these cells take. Lanes sleep side by side: together at least as long as the
+    one that sleeps longest."""
+    asleep = [cell for cell in cells if cell.idling is not None]
+    awake_s = sum(map(expected_s, asleep))
+    longest_s = max((slept_s(cell) for cell in asleep), default=0.0)
+    return sum(map(expected_s, cells)) + max(0.0, longest_s - awake_s)
 
 
 def expected_s(cell: Cell) -> float:

@@ -3,7 +3,13 @@
     REDIS_URL=redis://127.0.0.1:6379 \\
         locust -f locustfiles/closed_loop.py --headless -u 50 -r 50 -t 10s --pool-size 20
 
-`--pool-size`, `--client` and the rest are this file's own options: see --help.
+Beside Locust's own options, which `locust --help` lists, there are those of the pool and of the
+workload:
+
+    --pool-size --acquire-timeout --test-on-borrow --client --order --opening
+    --resp --keys --value-bytes --get-share --seed
+
+They are fields of the web UI's form, too (`make ui`), with what they mean and their defaults.
 
 With more processes, the users are shared out, and each worker has a pool of its own:
 

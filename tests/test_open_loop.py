@@ -643,6 +643,21 @@ def check_bad_values_are_refused_by_the_name_of_their_option() -> None:
         assert "line 3: 0.5 s is earlier" in refusal(*trace)
 
 
+def check_both_files_name_their_options() -> None:
+    from locust.argument_parser import get_parser
+
+    import bench.load.standalone_open as opened  # and with it those of the closed loop
+
+    groups = {
+        group.title: {name for each in group._group_actions for name in each.option_strings}
+        for group in get_parser(default_config_files=[])._action_groups
+    }
+    pool = groups["Pool and workload (per worker)"]
+    for name, expected in (("closed", pool), ("open", pool | groups[opened.GROUP])):
+        listed = Path(f"locustfiles/{name}_loop.py").read_text().partition("there are those")[2]
+        assert set(re.findall(r"(--[a-z-]+)", listed.partition("They are fields")[0])) == expected
+
+
 CHECKS = [name for name in dict(globals()) if name.startswith("check_")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -43,6 +44,16 @@ def orders() -> dict[str, Any]:
     """In a process of its own: the runner imports locust, which patches the whole process."""
     said = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     return json.loads(said.stdout)
+
+
+def test_a_run_is_expected_to_take_as_long_as_its_longest_sleep() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "bench", "check", "--only", "idle_eviction", "--time-scale", "1"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = re.search(r"about ([0-9.]+) min", said.stdout)
+    assert found
+    assert float(found[1]) * 60 >= 640  # what the longest of its traps needs at the world's pace
 
 
 def test_every_replicate_is_a_block_that_holds_every_cell_once(orders: dict[str, Any]) -> None:

@@ -373,7 +373,8 @@ RULE = (
     f"the median of {si(BUCKET_S, 's')} is back within {SLOW:g} × that before the spike, told no "
     f"finer than that. Supported: all of them below 1; refuted: one or more not below 1 and "
     f"above {LESS:g}, so that an improvement by a fifth is ruled out. Recoveries both over within "
-    "what is told give no ratio. The server may be the limit where it is meant to be"
+    "what is told give no ratio (added after a review). The server may be the limit where it is "
+    "meant to be"
 )
 
 

@@ -470,7 +470,7 @@ def _valid(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(cells: pd.DataFrame, store: Store) -> list[Verdict]:
-    """Each claim judged by a rule that was written before the data."""
+    """Each claim judged by its rule, written before the data unless it says so."""
     return [
         _judge_mean(cells),
         _judge_peak(cells, store),
@@ -550,13 +550,13 @@ OBJECTIVE = (
 )
 BUNCHED = 2.0  # × what Poisson gives: then it is the rig's doing, and no longer the pool's
 ALLOWED = (
-    "by the parts of the windows in which neither machine nor link stalled, the intervals of both "
-    f"lie below, in blocks whose null control (pool {CONTROL}) is found empty by at most "
-    f"{si(NULL_EMPTY, 'share')}; whole windows are told beside. What disturbs a rig only "
-    "lengthens waits, so refuted (the interval of one lies above) only by cells in which every "
-    f"core is at most {si(QUIET_CORE, 'share')} busy, and where either theory misses too or the "
-    f"control holds {COVERS} or more for at most {BUNCHED:g} × the time that Poisson arrivals "
-    f"would; {WHEN}"
+    "by the parts of the windows in which neither machine nor link stalled (until a trial, by "
+    "whole windows), the intervals of both lie below, in blocks whose null control (pool "
+    f"{CONTROL}) is found empty by at most {si(NULL_EMPTY, 'share')}; whole windows are told "
+    "beside. What disturbs a rig only lengthens waits, so refuted (the interval of one lies above) "
+    f"only by cells in which every core is at most {si(QUIET_CORE, 'share')} busy, and where "
+    f"either theory misses too or the control holds {COVERS} or more for at most {BUNCHED:g} × the "
+    f"time that Poisson arrivals would; {WHEN}"
 )
 
 

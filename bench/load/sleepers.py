@@ -417,9 +417,15 @@ def in_turn(cells: Sequence[Cell]) -> list[Cell]:
     for cell in cells:
         idling = _idling(cell)
         for _ in range(idling.lanes):
-            ranked.append((-idling.cycles * idling.gap_s, before[idling.trap], cell))
+            ranked.append((-slept_s(cell), before[idling.trap], cell))
             before[idling.trap] += 1
     return [cell for _, _, cell in sorted(ranked, key=itemgetter(0, 1))]
+
+
+def slept_s(cell: Cell) -> float:
+    """How long each of its lanes sleeps in all."""
+    idling = _idling(cell)
+    return idling.cycles * idling.gap_s
 
 
 def asleep_s(cell: Cell) -> float:
