@@ -82,7 +82,7 @@ endif
 # Older pips take twice as long over the lock, so pip itself is brought to the locked version first.
 .venv/home: requirements.lock requirements-others.lock
 	$(checked_python)
-	@echo "Setting up .venv, once: about a minute"
+	@echo "Setting up .venv, once: a minute or two"
 	@rm -rf .venv
 	@"$(PYTHON)" -m venv .venv
 	@sed -n '/^pip==/,/[^\\]$$/p' requirements.lock > .venv/pip.lock
