@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -40,6 +40,14 @@ def verdict(**changes: object) -> Verdict:
 @pytest.fixture(scope="module")
 def judged() -> list[Verdict]:
     return judge_all(Store.open(REFERENCE))
+
+
+def test_a_verdict_comes_back_whole_from_json(judged: Sequence[Verdict]) -> None:
+    for each in judged:
+        back = Verdict.of(json.loads(json.dumps(asdict(each))))
+        assert repr(back) == repr(each)  # a figure that is not known equals none, not even itself
+    assert any(each.claimed for each in judged)
+    assert any(each.opposed for each in judged)
 
 
 def test_every_claim_of_the_design_has_an_outcome_on_the_reference(
