@@ -254,8 +254,11 @@ def test_without_its_tools_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     assert told == "nft is not installed; on Debian: apt install nftables"
 
 
+# Python tries its folder for temporary files with a file, which stays where it is killed just then.
 HOLDER = """
 import sys
+import tempfile
+tempfile.gettempdir()
 from bench.rig.firewall import Firewall
 from bench.rig.server import open_server
 print("begun", flush=True)
