@@ -51,9 +51,10 @@ headline(opened)
 # %% [markdown]
 # ## What holds, and how sure that is
 #
-# Each claim was written down with its rule before it was measured. An interval is of 95 %, unless
-# its rule says otherwise. *Undecided* means that the interval holds the limit; beside it stands
-# what would decide it. Reasons, rules and cells are in the run's `report.html`.
+# Each claim is judged by a rule, most of them written before the data; those that were changed say
+# so. An interval is of 95 %, unless its rule says otherwise. *Undecided* means that the interval
+# holds the limit; beside it stands what would decide it. Reasons, rules and cells are in the run's
+# `report.html`.
 
 # %%
 claims(opened)
