@@ -3,6 +3,9 @@ holds its figure, and names the gates that failed in `invalid_reasons`."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import pandas as pd
 
 PREFIX = "gate_"
@@ -11,11 +14,12 @@ PREFIX = "gate_"
 def gate_table(cells: pd.DataFrame) -> pd.DataFrame:
     """A row per gate: how many cells hold its figure, how many failed it, and the figure's median
     and extremes. Attempts count one by one: a cell measured again failed all the same."""
+    failed = _failed(cells["invalid_reasons"])
     rows = [
         {
             "gate": name,
             "cells": int(cells[column].notna().sum()),
-            "failed": int(cells["invalid_reasons"].map(lambda said, n=name: _names(said, n)).sum()),
+            "failed": failed[name],
             "lowest": cells[column].min(),
             "median": cells[column].median(),
             "highest": cells[column].max(),
@@ -27,5 +31,7 @@ def gate_table(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _names(reasons: str, gate: str) -> bool:
-    return any(reason.startswith(f"{gate}: ") for reason in reasons.split("; "))
+def _failed(reasons: Iterable[str]) -> Counter[str]:
+    """How many attempts each gate failed."""
+    told = ({reason.partition(": ")[0] for reason in said.split("; ")} for said in reasons if said)
+    return Counter(gate for gates in told for gate in gates)

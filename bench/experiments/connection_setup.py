@@ -176,9 +176,9 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """Each cell: medians over the valid replicates, in microseconds."""
     known = measured(cells)
     rows = [
-        _table_row(part(known, way, rtt_s), way, rtt_s)
+        _table_row(own, way, rtt_s)
         for way, rtt_s in product(ways_in(known), sorted(known["rtt_s"].unique()))
-        if len(part(known, way, rtt_s))
+        if len(own := part(known, way, rtt_s))
     ]
     return pd.DataFrame(rows)
 

@@ -43,14 +43,17 @@ def draw_curve(
     invalids = invalid or [False] * len(x)
     kept = [math.nan if bad else value for value, bad in zip(y, invalids, strict=True)]
     line = [(a, b) for a, b in zip(x, kept, strict=True) if not math.isnan(b)]
-    axes.plot(*_columns(line), color=style.colour, linestyle="--" if dashed else "-", zorder=2)
+    if len(line) > 1:
+        axes.plot(*_columns(line), color=style.colour, linestyle="--" if dashed else "-", zorder=2)
     if low is not None and high is not None:
         axes.vlines(x, low, high, color=style.colour, linewidth=3, alpha=0.35, zorder=2)
     for kind in (False, True):
         chosen = [(a, b) for a, b, h in zip(x, y, hollows, strict=True) if h is kind]
-        axes.plot(*_columns(chosen), linestyle="", **marker(style, hollow=kind), zorder=3)
+        if chosen:
+            axes.plot(*_columns(chosen), linestyle="", **marker(style, hollow=kind), zorder=3)
     crossed = [(a, b) for a, b, bad in zip(x, y, invalids, strict=True) if bad]
-    axes.plot(*_columns(crossed), linestyle="", **CROSS, zorder=4)
+    if crossed:
+        axes.plot(*_columns(crossed), linestyle="", **CROSS, zorder=4)
 
 
 def draw_theory(axes: Axes, x: ArrayLike, y: ArrayLike) -> None:

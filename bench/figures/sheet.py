@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 from PIL import Image
 
 from bench.figures.style import CROSS, INK, MUTED, NEUTRAL, STYLE, marker, pool_style
@@ -108,9 +109,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 
 def drawn(figure: Figure, dpi: float) -> Image.Image:
-    """The figure as a picture, with a palette: two fifths of the bytes, and it looks the same. Of
-    maximum coverage: a median cut takes longer, and its worst pixel is four times as far off;
-    octrees are quicker, and turn the white ground greenish."""
+    """The figure as a picture, with a palette: two fifths of the bytes, and it looks the same."""
     given = figure.get_dpi()
     # Straight to the canvas: `savefig` draws and lays out everything twice.
     with mpl.rc_context(STYLE):
@@ -119,5 +118,23 @@ def drawn(figure: Figure, dpi: float) -> Image.Image:
         canvas.draw()  # type: ignore[no-untyped-call]
         pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
         figure.set_dpi(given)
-    flat = Image.fromarray(pixels).convert("RGB")
-    return flat.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    return _with_palette(pixels.view("<u4")[..., 0] & 0xFFFFFF)
+
+
+def _with_palette(pixels: NDArray[np.uint32]) -> Image.Image:
+    """The picture of these colours, 0xBBGGRR each, with the `COLOURS` that stand for them best.
+
+    By maximum coverage: a median cut takes longer, and its worst pixel is four times as far off;
+    octrees are quicker, and turn the white ground greenish. A plot has some thousand colours among
+    a million pixels: choosing for each colour once takes two fifths of the time.
+    """
+    seen = np.zeros(1 << 24, dtype=bool)
+    seen[pixels] = True
+    colours = np.flatnonzero(seen).astype("<u4")
+    strip = Image.fromarray(colours.view(np.uint8).reshape(1, -1, 4)[..., :3])
+    few = strip.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    standing_for = np.empty(1 << 24, dtype=np.uint8)
+    standing_for[colours] = np.asarray(few)[0]
+    picture = Image.fromarray(standing_for[pixels])
+    picture.putpalette(few.getpalette() or ())
+    return picture

@@ -143,8 +143,7 @@ def _table(columns: list[_Column]) -> Table:
         table.add_column(
             each.head, justify="right" if each.number else "left", no_wrap=True, width=each.width
         )
-    for texts in zip(*(each.texts for each in columns), strict=True):
-        table.add_row(*texts)
+    table.add_row(*("\n".join(each.texts) for each in columns))  # row by row takes twice as long
     return table
 
 

@@ -7,6 +7,11 @@ import pandas as pd
 from bench.experiments.idle_eviction.seen import after_gap, bursts, measured
 from bench.figures.units import digits
 
+SUMMED = (
+    "requests", "failed", "retried", "overdue", "overdue_failed", "server_connects",
+    "server_pings", "server_cpu_s",
+)  # fmt: skip
+
 
 def tables(cells: pd.DataFrame) -> pd.DataFrame:
     """Each defence in each trap; of the bursts after a gap."""
@@ -14,26 +19,36 @@ def tables(cells: pd.DataFrame) -> pd.DataFrame:
     each = after_gap(bursts(known))
     if not len(each):
         return pd.DataFrame()
-    sizes = known.set_index("cell")["pool_size"]
-    grouped = each.groupby(["trap", "path_s", "arm", "cell"], sort=True)
+    pools = known.drop_duplicates("cell", keep="last")[["cell", "pool_size"]]
+    found = (
+        each.merge(pools, on="cell")
+        .groupby(["trap", "path_s", "arm", "cell"], as_index=False)
+        .agg(
+            pool=("pool_size", "first"),
+            bursts=("requests", "size"),
+            p50_s=("latency_p50_s", "median"),
+            p99_s=("latency_p99_s", "max"),
+            valid=("valid", "all"),
+            **{name: (name, "sum") for name in SUMMED},
+        )
+    )
     return pd.DataFrame(
         {
-            "trap": trap,
-            "path s": path_s,
-            "defence": arm,
-            "pool": int(sizes[cell].max()),
-            "bursts": len(own),
-            "requests": int(own["requests"].sum()),
-            "errors %": digits(100 * own["failed"].sum() / own["requests"].sum()),
-            "after retry %": digits(100 * own["retried"].sum() / own["requests"].sum()),
-            "overdue": int(own["overdue"].sum()),
-            "of them failed": int(own["overdue_failed"].sum()),
-            "p50 ms": digits(1e3 * own["latency_p50_s"].median()),
-            "worst p99 ms": digits(1e3 * own["latency_p99_s"].max()),
-            "opened": int(own["server_connects"].sum()),
-            "PINGs": int(own["server_pings"].sum()),
-            "server µs": digits(1e6 * own["server_cpu_s"].sum() / own["requests"].sum()),
-            "valid": "yes" if own["valid"].all() else "no",
+            "trap": found["trap"],
+            "path s": found["path_s"],
+            "defence": found["arm"],
+            "pool": found["pool"],
+            "bursts": found["bursts"],
+            "requests": found["requests"],
+            "errors %": (100 * found["failed"] / found["requests"]).map(digits),
+            "after retry %": (100 * found["retried"] / found["requests"]).map(digits),
+            "overdue": found["overdue"],
+            "of them failed": found["overdue_failed"],
+            "p50 ms": (1e3 * found["p50_s"]).map(digits),
+            "worst p99 ms": (1e3 * found["p99_s"]).map(digits),
+            "opened": found["server_connects"],
+            "PINGs": found["server_pings"],
+            "server µs": (1e6 * found["server_cpu_s"] / found["requests"]).map(digits),
+            "valid": found["valid"].map({True: "yes", False: "no"}),
         }
-        for (trap, path_s, arm, cell), own in grouped
     )
