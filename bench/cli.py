@@ -243,13 +243,14 @@ def report(
     """
     from bench.report.display import Display
     from bench.report.publishing import publish
-    from bench.report.tables import show, summary
     from bench.store import Store
 
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
     with Display(quiet=as_json) as display:
         verdicts, pages = publish(store, display, notebooks=notebooks)
+    from bench.report.tables import show, summary  # not before: the report's processes load first
+
     if as_json:
         _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})
         return

@@ -78,7 +78,8 @@ class Store:
         self._made = False  # whether the folder is this process's own
         complete = manifest.get("status") == "complete"
         self._cells = _read_table(folder / "cells.parquet", _schema(), there=complete)
-        self._frame: pd.DataFrame | None = None  # of them, once somebody asks
+        self._stored = _keys(self._cells)
+        self._frame: pd.DataFrame | None = None  # of the cells, once somebody asks
         some = self._cells.num_rows > 0  # a cell's intervals are written before its row
         stored = _read_table(folder / "series.parquet", _series_schema([]), there=some)
         self._series = _only_of(stored, self._cells)
@@ -157,17 +158,18 @@ class Store:
         if self._lock is None:
             raise ValueError(f"{self.folder} is open for reading only")
         row = _row(observation)
-        if tuple(row[name] for name in KEY) in _keys(self._cells):
+        key = tuple(row[name] for name in KEY)
+        if key in self._stored:
             raise ValueError(f"{self.folder} already holds {observation.cell.label}")
         cells = _joined(self._cells, pa.Table.from_pylist([row], _schema(_gate_names(observation))))
         series = _joined(self._series, _series_table(observation))
-        key = tuple(row[name] for name in KEY)
         if observation.requests:
             _write(self._requests(*key), _parquet(_request_table(observation)))
         _write(self._log(*key), _histogram_log(observation))
         _write(self.folder / "series.parquet", _parquet(series))
         _write(self.folder / "cells.parquet", _parquet(cells))
         self._cells, self._series, self._frame = cells, series, None
+        self._stored.add(key)
 
     def attempts(self) -> dict[tuple[str, int], list[bool]]:
         """Whether each attempt at a cell was valid, in order, by (cell id, block)."""
@@ -196,7 +198,7 @@ class Store:
 
         Raises PreflightError for a damaged log, KeyError for a cell or tag that is not stored.
         """
-        if (cell_id, block, attempt) not in _keys(self._cells):
+        if (cell_id, block, attempt) not in self._stored:
             raise KeyError(f"no cell {cell_id} in block {block}, attempt {attempt}")
         return _read_histogram(self._log(cell_id, block, attempt), tag)
 

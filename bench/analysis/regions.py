@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -35,10 +36,16 @@ def times_to_lie(found: Estimate, region: Region, *, within: bool = True) -> flo
         return math.inf
     if away >= 1:
         return 1.0
-    at = np.arange(found.n, MOST_REPLICATES + 1)
-    widths = _t(at, region.confidence) / np.sqrt(at)
-    enough = at[widths < away * widths[0]]
-    return float(enough[0] / found.n) if len(enough) else math.inf
+    widths = _widths(region.confidence)[found.n :]
+    enough = np.flatnonzero(widths < away * widths[0])
+    return float(1 + enough[0] / found.n) if len(enough) else math.inf
+
+
+@functools.cache
+def _widths(confidence: float) -> NDArray[np.float64]:
+    """Of intervals, in the scatter's own size, by the number of replicates."""
+    n = np.arange(MOST_REPLICATES + 1)
+    return np.asarray(_t(n, confidence) / np.sqrt(np.maximum(n, 1)))
 
 
 def _ends(region: Region) -> list[float]:

@@ -45,7 +45,8 @@ def points(cells: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
     Columns: `by`, median, low, high, bound_by (what most replicates name), and hollow where half
     of them or more are bound by the apparatus.
     """
-    known = cells[cells["valid"] & cells[value].notna()]
+    told = cells["valid"] & cells[value].notna()
+    known = cells.loc[told, list(dict.fromkeys([*by, value, "bound_by"]))]
     grouped = known.assign(hollow=known["bound_by"].isin(APPARATUS)).groupby(list(by))
     found = grouped[value].agg(["median", "min", "max"]).astype(float)
     found = found.rename(columns={"min": "low", "max": "high"})

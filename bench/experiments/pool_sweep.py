@@ -41,6 +41,7 @@ from bench.figures.sheet import new_figure, panel_title
 from bench.figures.style import MUTED, NEUTRAL, OVER_LINES, VARIANTS, Style, pool_style
 from bench.figures.units import Unit, digits, si
 from bench.model import Cell, Estimate, Opening, Order, Plan, Profile, Verdict, Workload
+from bench.store import derived
 
 NAME = "pool_sweep"
 QUESTION = "What do pools of 5 to 5000 connections do to throughput, waiting and cost?"
@@ -154,6 +155,7 @@ def turn_s(pool: int, users: int, rtt: float, workers: int) -> float:
 OWN_SIZE = 1.25  # a knee whose interval keeps within this factor of the pool's size is at its size
 
 
+@derived
 def findings(cells: pd.DataFrame, store: object) -> dict[str, str]:
     """What the data say, a sentence for each figure: its title. Nothing where there are none."""
     last = last_attempts(cells)
@@ -186,6 +188,7 @@ class Curve(NamedTuple):
     method: str
 
 
+@derived
 def curves(cells: pd.DataFrame) -> list[Curve]:
     """Every pool that had more users than connections, and where its rate stops rising.
 

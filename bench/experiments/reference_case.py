@@ -236,6 +236,7 @@ class Load(NamedTuple):
     in_flight: Estimate
 
 
+@derived
 def load(cells: pd.DataFrame) -> Load:
     """By the pool that is at least NULL_POOL times what is in flight."""
     known = evidence(poisson(cells, CONTROL))
@@ -279,6 +280,7 @@ class InFlight(NamedTuple):
 P99 = 0.99
 
 
+@derived
 def in_flight(cells: pd.DataFrame, store: Store) -> InFlight | None:
     """None where no cell of the control is evidence."""
     known = evidence(poisson(cells, CONTROL))
@@ -304,6 +306,7 @@ def _held(cells: pd.DataFrame, store: Store) -> list[HdrHistogram]:
     ]
 
 
+@derived
 def bunching(cells: pd.DataFrame, store: Store) -> float:
     """For how much longer than a Poisson process would have it, as a factor, the control held as
     many connections as the pool that is said to cover the load, or more; NaN where not known."""
@@ -1078,9 +1081,8 @@ def _draw_cost(cells: pd.DataFrame, title: str) -> Figure:
     panel_title(ratios, f"{LARGE:,} ÷ {COVERS}, paired, 95 % interval")
     rows = [
         (f"{each.name}, {NAMES[variant].split(',')[0]}", each.ratio, VARIANTS[variant])
-        for i in range(len(COMPARED))
-        for variant in NAMES
-        for each in [added(cells, variant)[i]]
+        for figures in zip(*(added(cells, variant) for variant in NAMES), strict=True)
+        for variant, each in zip(NAMES, figures, strict=True)
     ]
     draw_intervals(ratios, rows, expected=1.0, same=(1 - SAME, 1 + SAME))
     _ratio_axis(ratios, rows)

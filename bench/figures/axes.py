@@ -81,6 +81,7 @@ def _share(nines: Any) -> Any:
 
 
 def _name(axis: Axis, unit: Unit, label: str) -> None:
+    axis.set_remove_overlapping_locs(False)  # looked for at every step, and there are no minor ones
     axis.set_major_formatter(FuncFormatter(lambda value, _: si(value, unit)))
     axis.set_label_text(label)
 

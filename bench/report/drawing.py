@@ -1,24 +1,23 @@
-"""Every experiment of a run judged, and its figures drawn into files, on all cores."""
+"""Every experiment of a run judged, and its figures drawn into files, on all cores.
+
+Nothing here loads an experiment or matplotlib before the processes that draw are on their way.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.experiments import chosen
-from bench.figures.sheet import save
 from bench.model import BenchError, PreflightError, Verdict
-from bench.report.page import Pages, pages_of
-from bench.report.verdicts import judge_one
 from bench.rig import host
-from bench.store import Store, load_cells
+from bench.store import load_cells
 
+DRAWER = "bench.report.drawer"
 LONGEST_S = 600.0  # for one experiment of a full run, on a slow machine
 
 
@@ -101,9 +100,7 @@ def _next(waiting: deque[str]) -> str | None:
 
 
 def _drawer(folder: Path, number: int) -> host.Companion:
-    return host.Companion(
-        __name__, str(folder), name=f"report process {number}", timeout_s=LONGEST_S
-    )
+    return host.Companion(DRAWER, str(folder), name=f"report process {number}", timeout_s=LONGEST_S)
 
 
 def _asked(drawer: host.Companion, experiment: str) -> _Told:
@@ -116,43 +113,3 @@ def _asked(drawer: host.Companion, experiment: str) -> _Told:
         for name, finding, prose, png, svg in answer["figures"]
     ]
     return _Told([Verdict.of(each) for each in answer["verdicts"]], figures)
-
-
-# The drawer's side
-
-
-class Drawer:
-    """Judges one run's experiments, and draws into its folder, as it is asked to."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._store, self._cells = folder, Store.open(folder), load_cells(folder)
-
-    def judge_and_draw(self, experiment: str) -> dict[str, Any]:
-        """Its verdicts, and each figure as its name, finding, prose and files; or why there is
-        none."""
-        try:
-            (module,) = chosen((experiment,))
-            own = self._cells[self._cells["experiment"] == experiment]
-            verdicts = judge_one(module, own, self._store)
-            with writable(self._folder):
-                figures = list(self._files(pages_of(module, own, self._store)))
-        except BenchError as error:
-            return {"refused": str(error), "status": error.status}
-        return {"verdicts": [asdict(verdict) for verdict in verdicts], "figures": figures}
-
-    def _files(self, page: Pages) -> Iterator[list[str]]:
-        for name, figure in page.figures.items():
-            files = save(figure, self._folder / "figures", name)
-            yield [name, page.findings[name], page.prose.get(name, ""), *map(str, files)]
-
-
-def main() -> None:
-    drawer = Drawer(Path(sys.argv[1]))
-    for request in sys.stdin.buffer:
-        answered = host.answer(request, {"judge and draw": drawer.judge_and_draw})
-        sys.stdout.buffer.write(answered)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    main()

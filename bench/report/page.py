@@ -147,16 +147,11 @@ class Pages(NamedTuple):
 
 def pages(run: Run, experiment: ModuleType) -> Pages:
     """All figures of the run's cells that its experiment draws, with what it says of them."""
-    cells = run.all_cells
-    return pages_of(experiment, cells[cells["experiment"] == experiment.NAME], run.store)
-
-
-def pages_of(experiment: ModuleType, own: pd.DataFrame, store: Store) -> Pages:
-    """The same of the experiment's `own` cells."""
+    own = run.all_cells[run.all_cells["experiment"] == experiment.NAME]
     return Pages(
-        experiment.figures(own, store),
-        experiment.findings(own, store),
-        experiment.prose(own, store),
+        experiment.figures(own, run.store),
+        experiment.findings(own, run.store),
+        experiment.prose(own, run.store),
     )
 
 

@@ -1,4 +1,7 @@
-"""A run's report: verdicts.json, figures/, report.html and summary.md; and its notebooks."""
+"""A run's report: verdicts.json, figures/, report.html and summary.md; and its notebooks.
+
+What writes it is imported inside functions: the processes that draw are on their way before.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,7 @@ from pathlib import Path
 from bench.model import Verdict
 from bench.report.display import Display
 from bench.report.drawing import Drawn, judge_and_draw, writable
-from bench.report.html import write_html
-from bench.report.markdown import write_summary
 from bench.report.notebooks import execute, showing
-from bench.report.story import tell
-from bench.report.verdicts import absent
 from bench.store import Store
 
 # What each step takes of a standard run on two cores; the display finds the machine's own pace.
@@ -38,6 +37,8 @@ def publish(
     judged, drawn = judge_and_draw(
         store.folder, names, lambda name: watcher.did(f"{name} judged and drawn", DRAW_S)
     )
+    from bench.report.verdicts import absent
+
     verdicts = judged + absent(store)
     store.note_verdicts(verdicts)
     written = _write(store, verdicts, drawn, watcher)
@@ -51,6 +52,10 @@ def publish(
 def _write(
     store: Store, verdicts: list[Verdict], drawn: list[Drawn], watcher: Display
 ) -> list[Path]:
+    from bench.report.html import write_html
+    from bench.report.markdown import write_summary
+    from bench.report.story import tell
+
     watcher.does("writing the report")
     story = tell(store, verdicts, drawn)
     with writable(store.folder):
