@@ -20,6 +20,7 @@ import shlex
 import time
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -183,6 +184,16 @@ class Store:
         """The experiments of which cells are stored, in the order in which they were measured."""
         return list(dict.fromkeys(self._cells["experiment"].to_pylist()))
 
+    def stored_bytes(self) -> Counter[str]:
+        """Of each experiment's histograms and requests, on disk."""
+        found: Counter[str] = Counter()
+        names = self._cells["experiment"].to_pylist()
+        for name, *key in zip(names, *(self._cells[part].to_pylist() for part in KEY), strict=True):
+            for path in (self._log(*key), self._requests(*key)):
+                with contextlib.suppress(OSError):  # who needs a missing one says so
+                    found[name] += path.stat().st_size
+        return found
+
     def cells(self) -> pd.DataFrame:
         """A row per cell, block and attempt; columns as the methods name them, in base units."""
         if self._frame is None:
@@ -344,12 +355,17 @@ def _in_few_blocks(cells: pd.DataFrame) -> pd.DataFrame:
 
 def load_cells(folder: Path | str) -> pd.DataFrame:
     """The cells of a run, for notebooks. Raises PreflightError also where none is finished yet."""
+    return open_measured(folder).cells()
+
+
+def open_measured(folder: Path | str) -> Store:
+    """A run with cells to read. Raises PreflightError also where none is finished yet."""
     store = Store.open(folder)
     if not store.attempts():
         raise PreflightError(
             f"{folder} holds no finished cell yet: complete it with {how_to_resume(folder)}"
         )
-    return store.cells()
+    return store
 
 
 def derived(derive: Callable[_Asked, _Made]) -> Callable[_Asked, _Made]:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+OUTAGE = ["cell", "block", "attempt", "bursts"]  # what a row needs for what follows
+
 
 def fault_of(row: Any) -> tuple[float, float]:
     """When the fault in the cell's burst began and ended, in seconds of the run's clock."""

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.outages import burst_median, fault_of, since_fault
+from bench.analysis.outages import OUTAGE, burst_median, fault_of, since_fault
 from bench.analysis.replicates import last_attempts, median_of
 from bench.analysis.sentences import not_run
 from bench.figures.axes import linear_axis, log_axis
@@ -251,7 +251,7 @@ def _draw_latency(known: pd.DataFrame, store: Store, title: str) -> Figure:
         panel_title(axes, f"{how}; tried again {pause}")
         axes.axvspan(0, FAULT_S, color=MUTED, alpha=0.12, lw=0)
         for pool in POOLS:
-            for row in part(known, pool, how, pause).itertuples():
+            for row in part(known, pool, how, pause)[OUTAGE].itertuples():
                 _draw_worst(axes, requests_of(row, store), pool)
                 begun, ended = fault_of(row)
                 axes.axvline(ended - begun, color=pool_style(pool).colour, lw=1, ls=":")
@@ -360,7 +360,9 @@ def _told(own: pd.DataFrame) -> str:
         if math.isnan(recovery)
         else f"as before {si(recovery, 's')} after its end"
     )
-    lasted_s = float(np.median([np.subtract(*fault_of(row)[::-1]) for row in own.itertuples()]))
+    lasted_s = float(
+        np.median([np.subtract(*fault_of(row)[::-1]) for row in own[OUTAGE].itertuples()])
+    )
     return (
         f"{own['failed'].median():.0f} requests lost, {back}; the fault lasted "
         f"{si(lasted_s, 's')}, bound by {', '.join(sorted(set(own['bound_by'])))}"

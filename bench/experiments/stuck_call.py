@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.outages import burst_median, fault_of, since_fault
+from bench.analysis.outages import OUTAGE, burst_median, fault_of, since_fault
 from bench.analysis.replicates import REPLICATES_NEEDED, last_attempts
 from bench.analysis.sentences import counted, not_run
 from bench.analysis.statistics import t_interval
@@ -390,7 +390,7 @@ def _draw_timeline(known: pd.DataFrame, store: Store, title: str) -> Figure:
 
 def _draw_line(axes: Axes, own: pd.DataFrame, store: Store, style: Style) -> None:
     parts = []
-    for row in own.itertuples():
+    for row in own[OUTAGE].itertuples():
         requests = requests_of(row, store)
         parts.append(shares_over_time(requests[requests["other"]]))
     if parts:

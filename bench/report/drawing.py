@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bench.experiments import chosen
 from bench.model import BenchError, PreflightError, Verdict
 from bench.rig import host
-from bench.store import load_cells
+from bench.store import open_measured
 
 DRAWER = "bench.report.drawer"
 LONGEST_S = 600.0  # for one experiment of a full run, on a slow machine
@@ -60,9 +60,9 @@ def judge_and_draw(
             for number in range(1, min(host.usable_cores(), len(asked)) + 1)
         ]
         names = [module.NAME for module in chosen(asked)]
-        counts = load_cells(folder)["experiment"].value_counts()
-        # Most cells take longest, and go first: no process is left alone with them at the end.
-        waiting = deque(sorted(names, key=lambda name: -counts.get(name, 0)))
+        stored = open_measured(folder).stored_bytes()
+        # What takes longest goes first: no process is left alone with it at the end.
+        waiting = deque(sorted(names, key=lambda name: -stored[name]))
         told: dict[str, _Told] = {}
 
         def take(drawer: host.Companion) -> None:

@@ -52,6 +52,7 @@ class Need(NamedTuple):
         return self.qps * self.hold_s
 
 
+@derived
 def pods(cells: pd.DataFrame) -> pd.DataFrame:
     """A row for each pod of the loads through the link, of the last attempts: what it was offered,
     its own figures, whether it was the `control`, and whether its cell is `evidence`."""
