@@ -215,11 +215,11 @@ def run(
             typer.echo("bench: no cell was finished: nothing is kept", err=True)
             store.discard()
         raise
-    decide(store)
     store.finish("complete")
     if report:
         _report_apart(store.folder, as_json)
     else:
+        decide(store)
         cells = store.attempts().values()
         failed = sum(not any(attempts) for attempts in cells)
         seen = f"bench report {store.folder}"
@@ -248,14 +248,15 @@ def report(
     folder = _newest() if folder is None else folder
     store = Store.open(folder)
     with Display(quiet=as_json) as display:
-        verdicts, pages = publish(store, display, notebooks=notebooks)
+        told = publish(store, display, notebooks=notebooks)
     from bench.report.tables import show, summary  # not before: the report's processes load first
 
     if as_json:
-        _print_json({**summary(store, verdicts), "pages": [str(page) for page in pages]})
+        figures = summary(store, told.verdicts, told.tables)
+        _print_json({**figures, "pages": [str(page) for page in told.written]})
         return
-    show(store, verdicts)
-    for page in (*pages, folder / "cells.parquet", folder / "figures"):
+    show(store, told.verdicts, told.tables)
+    for page in (*told.written, folder / "cells.parquet", folder / "figures"):
         typer.echo(f"open {page}")
 
 

@@ -543,12 +543,18 @@ class Row:
     note: str = ""
 
     @classmethod
-    def at_least(cls, what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
-        return cls(what, value, unit, f"≥ {limit:g}", value >= limit, note)
+    def at_least(
+        cls, what: str, value: float | None, unit: str, limit: float, note: str = ""
+    ) -> Row:
+        reached = None if value is None else value >= limit
+        return cls(what, value, unit, f"≥ {limit:g}", reached, note)
 
     @classmethod
-    def at_most(cls, what: str, value: float, unit: str, limit: float, note: str = "") -> Row:
-        return cls(what, value, unit, f"≤ {limit:g}", value <= limit, note)
+    def at_most(
+        cls, what: str, value: float | None, unit: str, limit: float, note: str = ""
+    ) -> Row:
+        reached = None if value is None else value <= limit
+        return cls(what, value, unit, f"≤ {limit:g}", reached, note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import synthetic
 
-from bench.experiments import instrument, pool_sweep
+from bench.experiments import discover, instrument, pool_sweep
 from bench.model import Row, Settings, Verdict, Workload
 from bench.report.display import Display
+from bench.report.drawer import table_of
 from bench.report.tables import _selection, readable, show, show_calibration, summary
 from bench.report.verdicts import judge
 from bench.store import Store
@@ -64,6 +66,15 @@ def plain(said: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", said)
 
 
+def tables(store: Store) -> dict[str, Any]:
+    """As the report's processes make them."""
+    cells = store.cells()
+    return {
+        name: table_of(discover()[name], cells[cells["experiment"] == name])
+        for name in store.experiments()
+    }
+
+
 # Tables
 
 
@@ -71,10 +82,10 @@ def test_away_from_a_terminal_nothing_is_wrapped_or_cut(
     complete: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "30")
-    show(complete, [])
+    show(complete, [], tables(complete))
     said = capsys.readouterr().out
     lines = said.splitlines()
-    found = summary(complete, [])
+    found = summary(complete, [], tables(complete))
     assert lines[0] == pool_sweep.QUESTION
     bounds = ", ".join(f"{part} {count}" for part, count in found["bound_by"].items())
     assert f"{found['cells']} cells, 0 invalid; bound by {bounds}" in lines
@@ -87,9 +98,9 @@ def test_away_from_a_terminal_nothing_is_wrapped_or_cut(
 def test_the_heading_says_that_the_rows_are_a_selection_and_of_what(
     complete: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(complete, [])
+    show(complete, [], tables(complete))
     heading = capsys.readouterr().out.splitlines()[1]
-    rows = len(summary(complete, [])["tables"]["pool_sweep"])
+    rows = len(summary(complete, [], tables(complete))["tables"]["pool_sweep"])
     assert heading.startswith(f"{rows} of {len(PLAN.cells)} combinations. ")
     assert "best" in heading
 
@@ -103,11 +114,11 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_numbers(
     complete: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal(monkeypatch, 60)
-    show(complete, [])
+    show(complete, [], tables(complete))
     said = plain(capsys.readouterr().out)
     assert max(map(len, said.splitlines())) <= 60
     assert "…" not in said
-    records = summary(complete, [])["tables"]["pool_sweep"]
+    records = summary(complete, [], tables(complete))["tables"]["pool_sweep"]
     last = list(records[0])[-2]
     assert f"{last}\n" in said.partition("too narrow for: ")[2]
     for record in records:
@@ -120,17 +131,17 @@ def test_an_unfinished_run_says_how_far_it_got(
     status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = stored(tmp_path / "run", 3, status)
-    show(store, [])
+    show(store, [], tables(store))
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith(status)
     assert last.endswith(f": 3 of {PLANNED} cells")
-    assert summary(store, [])["planned"] == PLANNED
+    assert summary(store, [], tables(store))["planned"] == PLANNED
 
 
 def test_a_complete_run_says_nothing_of_the_kind(
     complete: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show(complete, [])
+    show(complete, [], tables(complete))
     assert "complete" not in capsys.readouterr().out
 
 
@@ -138,7 +149,7 @@ def test_certificate_and_verdicts_fit_a_terminal_of_80_columns(
     certified: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal(monkeypatch, 80)
-    show(certified, judge(certified, ["instrument"]))
+    show(certified, judge(certified, ["instrument"]), tables(certified))
     said = plain(capsys.readouterr().out)
     lines = said.splitlines()
     assert max(map(len, lines)) <= 80
@@ -156,7 +167,7 @@ def test_what_looks_like_markup_is_printed_as_it_is(
     verdict = Verdict(
         "I4", f"Says {NASTY}", "rule", "not run", NASTY, {}, (), experiment="instrument"
     )
-    show(certified, [verdict])
+    show(certified, [verdict], tables(certified))
     lines = capsys.readouterr().out.splitlines()
     (row,) = (line for line in lines if line.startswith("other tools [1] "))
     assert row.split("/s")[1].split("not reached")[1].strip() == NASTY
@@ -181,7 +192,7 @@ def test_a_terminal_of_ascii_gets_the_certificate_and_no_traceback(certified: St
 
 def test_the_run_in_figures_is_json_that_every_program_reads(certified: Store) -> None:
     verdicts = judge(certified, ["instrument"])
-    found = json.loads(json.dumps(summary(certified, verdicts), allow_nan=False))
+    found = json.loads(json.dumps(summary(certified, verdicts, tables(certified)), allow_nan=False))
     assert [each["outcome"] for each in found["verdicts"]] == ["supported"] * 4
     assert found["verdicts"][2]["estimates"]["served"]["low"] is None
     assert {"what", "value", "unit", "reach", "reached", "note"} == set(found["certificate"][0])
@@ -193,8 +204,7 @@ def test_the_run_in_figures_is_json_that_every_program_reads(certified: Store) -
 
 def test_each_experiments_table_shows_its_own_cells(tmp_path: Path) -> None:
     folder = synthetic.store(tmp_path / "run", "smoke", 1, (pool_sweep, instrument))
-    tables = summary(Store.open(folder), [])["tables"]
-    alone = {name: len(rows) for name, rows in tables.items()}
+    alone = {name: len(rows) for name, rows in tables(Store.open(folder)).items()}
     cells = Store.open(folder).cells()
     for module in (pool_sweep, instrument):
         own = cells[cells["experiment"] == module.NAME]
@@ -205,7 +215,7 @@ def test_gates_that_failed_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     store = stored(tmp_path / "run", 2, "complete")
     changed = store.cells().assign(valid=False, invalid_reasons="settled: never; workers: 1 lost")
     store.cells = lambda: changed.assign(gate_settled=0.5, gate_workers=1.0)  # type: ignore[method-assign]
-    show(store, [])
+    show(store, [], tables(store))
     lines = capsys.readouterr().out.splitlines()
     assert "   gate settled: failed by 2 attempts" in lines
     assert "   gate workers: failed by 2 attempts" in lines
@@ -263,10 +273,14 @@ CALIBRATION = """
 import json, sys
 from types import SimpleNamespace as Seen
 from bench import calibrate as c
-from bench.model import Row
+from bench.model import BenchError, Row
 from bench.report.display import Display
 
+refusing = set(sys.argv[1:])  # for good, or "once: …" in the first round
 def found_by(step):
+    if step in refusing or "once: " + step in refusing:
+        refusing.discard("once: " + step)
+        raise BenchError("it stayed invalid")
     known = {c.STOCK: c.Rate(10.0, 1.0), c.LEAN: c.Rate(100.0, 1.0), c.SMOKE: (50.0, 0),
              c.DEEP_BESIDE: c.Rate(600_000.0, 1.0), c.DEEP: Seen(qps=5_000.0),
              c.TIMED: Seen(qps=7_000.0, client_cpu_us_per_op=81.0, phases=(1, 2, 3, 4, 5)),
@@ -290,19 +304,23 @@ with Display(line_every_s=0) as display:
     display.starts(len(names), len(names), "steps")
     found = c.take([c.Step(n, 1.0, lambda n=n: found_by(n)) for n in names], display)
 own = [Row("of the instrument's cells", 1.0, "ms")]
-print(json.dumps({row.what: [row.value, row.reached] for row in c._rows(found, own)}))
+print(json.dumps({row.what: [row.value, row.reached, row.note] for row in c._rows(found, own)}))
 """
 
 
-def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CALIBRATION], cwd=ROOT, capture_output=True, text=True
+def calibrated(*refusing: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CALIBRATION, *refusing], cwd=ROOT, capture_output=True, text=True
     )
+
+
+def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() -> None:
+    done = calibrated()
     assert done.returncode == 0, done.stderr
     steps, *lines = done.stderr.splitlines()
     assert steps.startswith(f"{len(lines)} steps, ")
     assert lines[4].startswith(f"5/{len(lines)} lean, 50 users; ")
-    rows = json.loads(done.stdout)
+    rows = {what: row[:2] for what, row in json.loads(done.stdout).items()}
     assert rows["lean ÷ stock Locust"] == [10.0, True]
     assert rows["of the instrument's cells"] == [1.0, None]
     assert rows["highest open-loop rate with gates green, lean at RTT 0"] == [31_000.0, True]
@@ -319,3 +337,27 @@ def test_a_calibration_shows_every_step_and_makes_its_rows_of_what_they_found() 
     assert rows["commands over one connection, depth 100"] == [500_000.0, True]
     assert rows["prefill 5000 at 1 ms"] == [0.5, True]
     assert rows["bench run --profile smoke, report included"] == [50.0, True]
+
+
+def test_what_a_calibration_cannot_measure_is_said_in_its_rows_and_loses_no_other() -> None:
+    refused = ("connections opened, bare, one user", "stock Locust + redis-py, 50 users",
+               "one connection, depth 100", "worker with 5,000 connections, 1,000 users",
+               "prefill 1000 at 0 ms", "the live view",
+               "a cell's time outside measuring, pool ≤ 500",
+               "highest open-loop rate with gates green, lean at RTT 0")  # fmt: skip
+    done = calibrated(*refused, "once: lean, 50 users", "once: prefill 5000 at 1 ms")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    why = "it stayed invalid"
+    lost = {what for what, (value, _, _) in rows.items() if value is None}
+    assert lost == {
+        "connections opened, bare, one user", "GET rate, stock Locust + redis-py, 50 users",
+        "client CPU, stock Locust + redis-py, 50 users", "lean ÷ stock Locust",
+        "commands over one connection, depth 100", "timing phases: added to each", *refused[3:],
+    }  # fmt: skip
+    assert {tuple(rows[what][1:]) for what in lost} == {(None, why)}
+    assert rows["GET rate, lean, 50 users"] == [100.0, None, why]
+    assert rows["prefill 5000 at 1 ms"] == [0.5, True, why]
+    assert rows["prefill 5000 at 0 ms"] == [0.5, True, ""]
+    assert rows["lean ÷ redis-benchmark"][:2] == [2.0, True]
+    assert rows["lean ÷ redis-benchmark"][2].endswith(f"; {why}")

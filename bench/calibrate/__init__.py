@@ -33,7 +33,18 @@ from bench.calibrate.tools import Rate, cross_check, redis_benchmark, stock
 from bench.experiments import instrument
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
-from bench.model import Arrivals, BenchError, Cell, Client, Observation, Row, Settings, Workload
+from bench.model import (
+    ApparatusLost,
+    Arrivals,
+    BenchError,
+    Cell,
+    Client,
+    Observation,
+    PreflightError,
+    Row,
+    Settings,
+    Workload,
+)
 from bench.report.display import Display
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.probes import read_cores
@@ -42,6 +53,13 @@ from bench.store import Store
 
 NAME = "calibrate"
 LEAN = "lean, 50 users"
+# Client and users of the closed loops that are measured beside the other tools'.
+OURS: dict[str, tuple[Client, int]] = {
+    LEAN: ("lean", 50),
+    "lean, 10 users": ("lean", 10),
+    "redis-py, 10 users": ("redis-py", 10),
+    "redis-py, 50 users": ("redis-py", 50),
+}
 BORROW, RECORD = "borrow and return", "recording a request"
 PHASE = "timing a phase"
 STOCK, BENCHMARK = "stock Locust + redis-py, 50 users", "redis-benchmark, 50 connections"
@@ -79,11 +97,20 @@ class Step:
     measure: Callable[[], Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """In place of what a step could not measure, in one line: a row that rests on it alone says so,
+    and no other is lost by it."""
+
+    why: str
+
+
 Found = dict[str, list[Any]]  # what each step found, once per round
 
 
 def calibrate(seconds: float, output: Path, display: Display) -> dict[str, Any]:
-    """Measure everything and store it as JSON at `output`. Blocks for about nine minutes.
+    """Measure everything and store it as JSON at `output`. Blocks for about nine minutes. What
+    could not be measured is a row without a value that says why.
 
     Raises PreflightError, ApparatusLost as a run does.
     """
@@ -155,13 +182,42 @@ def certify(settings: Settings, store: Store, display: Display) -> None:
 
 
 def take(steps: Iterable[Step], display: Display) -> Found:
-    """Measure step by step, in this order, and say so. Blocks for all of them."""
+    """Measure step by step, in this order, and say so. Blocks for all of them. Raises
+    ApparatusLost and PreflightError; what else a step refuses is kept in its place."""
     found: Found = {}
     for step in steps:
         display.does(step.what)
-        found.setdefault(step.what, []).append(step.measure())
+        try:
+            seen = step.measure()
+        except (ApparatusLost, PreflightError):
+            raise
+        except BenchError as refusal:
+            seen = Unmeasured(str(refusal))
+        found.setdefault(step.what, []).append(seen)
         display.did(step.what, step.seconds)
     return found
+
+
+def _known(seen: Iterable[Any]) -> list[Any]:
+    return [each for each in seen if not isinstance(each, Unmeasured)]
+
+
+def _why(*steps: list[Any], note: str = "") -> str:
+    """The note of a row, and after it why some of the rounds it rests on were not measured."""
+    reasons = [each.why for seen in steps for each in seen if isinstance(each, Unmeasured)]
+    return "; ".join(filter(None, [note, *dict.fromkeys(reasons)]))
+
+
+def _pairs(ours: list[Any], theirs: list[Any]) -> list[tuple[Any, Any]]:
+    """Those of each round in which both were measured."""
+    turns = zip(ours, theirs, strict=False)  # one may have more, after all the others' rounds
+    return [pair for pair in turns if len(_known(pair)) == len(pair)]
+
+
+def _made(found: Found, what: str) -> list[Row]:
+    """The rows of a step that is measured once and makes rows itself."""
+    (seen,) = found[what]
+    return [Row(what, None, "", note=seen.why)] if isinstance(seen, Unmeasured) else seen
 
 
 def _rows(found: Found, own: list[Row]) -> list[Row]:
@@ -169,21 +225,20 @@ def _rows(found: Found, own: list[Row]) -> list[Row]:
         *_single(found),
         *own,
         *ladder_rows(found),
-        *found[BORROW][0],
-        *found[PHASE][0],
+        *_made(found, BORROW),
+        *_made(found, PHASE),
         *opening_rows(found),
         *pipeline_rows(found),
         *rate_rows(found),
         *prefill_rows(found),
         *worker_rows(found),
-        *found[LIVE][0],
+        *_made(found, LIVE),
         *run_rows(found),
     ]
 
 
 def _single(found: Found) -> list[Row]:
-    """The rows of steps that are measured once and make rows themselves."""
-    return [row for what in (NOISE, RECORD, MERGE, CROSS) for row in found[what][0]]
+    return [row for what in (NOISE, RECORD, MERGE, CROSS) for row in _made(found, what)]
 
 
 # ---------------------------------------------------------------------- the instrument's own cells
@@ -285,7 +340,7 @@ def _climb(
 def ladder_rows(found: Found) -> list[Row]:
     rows = []
     for what, _, _, least, _ in LADDERS:
-        held, ended = found[_ladder(what)][0]
+        held, ended = (_known(found[_ladder(what)]) or [(None, _why(found[_ladder(what)]))])[0]
         row = Row(_ladder(what), held, "/s", note=ended)
         served = instrument.SERVED * (least or 0)
         rows.append(Row.at_least(row.what, held, "/s", served, ended) if least else row)
@@ -298,39 +353,37 @@ def ladder_rows(found: Found) -> list[Row]:
 def rate_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
     """Closed-loop GET rates of every client, taking turns."""
 
-    def ours(client: Any, users: int) -> Step:
-        took_s = seconds + AROUND_S
-        return Step(f"{client}, {users} users", took_s, _ours(rig, swarm, client, users, seconds))
+    def ours(what: str) -> Step:
+        return Step(what, seconds + AROUND_S, _ours(rig, swarm, *OURS[what], seconds))
 
-    pair = [ours("lean", 50)]
+    pair = [ours(LEAN)]
     if shutil.which("redis-benchmark"):
         pair.append(Step(BENCHMARK, seconds + 0.5, lambda: redis_benchmark(rig, seconds)))
     ordinary = Step(STOCK, seconds + 5, lambda: stock(rig, seconds))
-    others = [ordinary, ours("lean", 10), ours("redis-py", 10), ours("redis-py", 50)]
+    others = [ordinary, *(ours(what) for what in OURS if what != LEAN)]
     return [*pair, *others] * ROUNDS + pair * MORE_PAIRS
 
 
 def rate_rows(found: Found) -> list[Row]:
     """Medians over the rounds, then ratios within them."""
     rows = []
-    rates = {
-        what: seen
-        for what, seen in found.items()
-        if isinstance(seen[0], Rate) and what != DEEP_BESIDE
-    }
+    rates = {what: found[what] for what in (BENCHMARK, STOCK, *OURS) if what in found}
     for name, seen in rates.items():
-        rows.append(Row(f"GET rate, {name}", _median(rate.qps for rate in seen), "/s"))
-        rows.append(Row(f"client CPU, {name}", _median(rate.cpu_us for rate in seen), "µs/op"))
+        known, note = _known(seen), _why(seen)
+        rows += [
+            Row(f"GET rate, {name}", _median(rate.qps for rate in known), "/s", note=note),
+            Row(f"client CPU, {name}", _median(rate.cpu_us for rate in known), "µs/op", note=note),
+        ]
     return rows + _ratios(rates)
 
 
-def _ratios(rates: dict[str, list[Rate]]) -> list[Row]:
+def _ratios(rates: dict[str, list[Any]]) -> list[Row]:
     def ratio(name: str, other: str, least: float, note: str = "") -> Row:
-        turns = zip(rates[LEAN], rates[other], strict=False)  # lean has more, after all the others'
-        pairs = [ours.qps / theirs.qps for ours, theirs in turns]
+        pairs = [ours.qps / theirs.qps for ours, theirs in _pairs(rates[LEAN], rates[other])]
         known = log_t_interval(pairs)
         doubt = f"95 % of {len(pairs)} pairs: {known.low:.2f}–{known.high:.2f}{note}"
-        return Row.at_least(f"lean ÷ {name}", _median(pairs), "×", least, doubt)
+        told = _why(rates[LEAN], rates[other], note=doubt if len(pairs) > 1 else "")
+        return Row.at_least(f"lean ÷ {name}", _median(pairs), "×", least, told)
 
     rows = [ratio("stock Locust", STOCK, 8)]
     if BENCHMARK in rates:
@@ -340,7 +393,7 @@ def _ratios(rates: dict[str, list[Rate]]) -> list[Row]:
     return rows
 
 
-def _ours(rig: Rig, swarm: Swarm, client: Any, users: int, seconds: float) -> Callable[[], Rate]:
+def _ours(rig: Rig, swarm: Swarm, client: Client, users: int, seconds: float) -> Callable[[], Rate]:
     cell = Cell(NAME, users, users, client=client, measure_s=seconds)
 
     def run() -> Rate:
@@ -386,18 +439,26 @@ def opening_rows(found: Found) -> list[Row]:
     """Medians over the rounds, and what timing phases costs a bare connection, in pairs."""
     rows = []
     for what, (*_, least) in OPENINGS.items():
-        rate = _median(seen.qps for seen in found[what])
-        pairs = zip(found[what], found[FLOOR], strict=True)
-        share = f"{_median(own.qps / floor.qps for own, floor in pairs):.3f} × the floor"
-        row = Row(what, rate, "/s", note=share)
-        rows.append(Row.at_least(what, rate, "/s", least, share) if least else row)
+        rate = _median(seen.qps for seen in _known(found[what]))
+        share = _median(own.qps / floor.qps for own, floor in _pairs(found[what], found[FLOOR]))
+        said = "" if share is None else f"{share:.3f} × the floor"
+        note = _why(found[what], found[FLOOR], note=said)
+        row = Row(what, rate, "/s", note=note)
+        rows.append(Row.at_least(what, rate, "/s", least, note) if least else row)
+    return [*rows, _timing_row(found)]
+
+
+def _timing_row(found: Found) -> Row:
+    """In pairs, per phase of a connection."""
     added = [
-        (timed.client_cpu_us_per_op or 0.0) - (plain.client_cpu_us_per_op or 0.0)
-        for timed, plain in zip(found[TIMED], found[UNTIMED], strict=True)
+        ((timed.client_cpu_us_per_op or 0.0) - (plain.client_cpu_us_per_op or 0.0))
+        / len(timed.phases)
+        for timed, plain in _pairs(found[TIMED], found[UNTIMED])
     ]
-    phases = max(len(seen.phases) for seen in found[TIMED])
-    note = f"of CPU, over {phases} phases of a bare connection, in {len(added)} pairs"
-    return [*rows, Row("timing phases: added to each", _median(added) / phases, "µs", note=note)]
+    phases = max((len(seen.phases) for seen in _known(found[TIMED])), default=0)
+    said = f"of CPU, over {phases} phases of a bare connection, in {len(added)} pairs"
+    note = _why(found[TIMED], found[UNTIMED], note=said if added else "")
+    return Row("timing phases: added to each", _median(added), "µs", note=note)
 
 
 DEEP, DEEP_BESIDE = "one connection, depth 100", "redis-benchmark -P 100 -c 1"
@@ -415,11 +476,11 @@ def pipeline_steps(rig: Rig, swarm: Swarm, seconds: float) -> list[Step]:
 
 
 def pipeline_rows(found: Found) -> list[Row]:
-    rate = _median(seen.qps * DEPTH for seen in found[DEEP])
-    rows = [Row.at_least(f"commands over {DEEP}", rate, "/s", 400_000)]
+    rate = _median(seen.qps * DEPTH for seen in _known(found[DEEP]))
+    rows = [Row.at_least(f"commands over {DEEP}", rate, "/s", 400_000, _why(found[DEEP]))]
     if DEEP_BESIDE in found:
-        beside = _median(each.qps for each in found[DEEP_BESIDE])
-        rows.append(Row(f"commands by {DEEP_BESIDE}", beside, "/s"))
+        beside = _median(each.qps for each in _known(found[DEEP_BESIDE]))
+        rows.append(Row(f"commands by {DEEP_BESIDE}", beside, "/s", note=_why(found[DEEP_BESIDE])))
     return rows
 
 
@@ -453,7 +514,7 @@ def prefill_steps(rig: Rig, swarm: Swarm) -> list[Step]:
 
 def prefill_rows(found: Found) -> list[Row]:
     return [
-        Row.at_most(what, _median(found[what]), "s", limit_s)
+        Row.at_most(what, _median(_known(found[what])), "s", limit_s, _why(found[what]))
         for pool, rtt_s, limit_s in PREFILLS
         for what in [_prefill(pool, rtt_s)]
     ]
@@ -475,9 +536,11 @@ def worker_steps(rig: Rig, swarm: Swarm) -> list[Step]:
 
 
 def worker_rows(found: Found) -> list[Row]:
+    memory = _median(each / 1e6 for each in _known(found[WORKER]))
+    outside_s = max(_known(found[OUTSIDE]), default=None)
     return [
-        Row.at_most(WORKER, found[WORKER][0] / 1e6, "MB", 400),
-        Row.at_most(OUTSIDE, max(found[OUTSIDE]), "s", 0.8),
+        Row.at_most(WORKER, memory, "MB", 400, _why(found[WORKER])),
+        Row.at_most(OUTSIDE, outside_s, "s", 0.8, _why(found[OUTSIDE])),
     ]
 
 
@@ -516,5 +579,7 @@ def _prefill_s(rig: Rig, swarm: Swarm, pool: int, rtt_s: float) -> float:
     return float(swarm.prepare(cell, rig.address(cell), seed=0)[0]["seconds"])
 
 
-def _median(values: Any) -> float:
-    return float(statistics.median(values))
+def _median(values: Iterable[float]) -> float | None:
+    """None where none was measured."""
+    known = list(values)
+    return float(statistics.median(known)) if known else None

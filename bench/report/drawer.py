@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
+from bench.analysis.replicates import last_attempts
 from bench.experiments import chosen
 from bench.figures.sheet import save
 from bench.model import BenchError
 from bench.report.drawing import writable
 from bench.report.verdicts import judge_one
 from bench.rig import host
-from bench.store import Store
+from bench.store import Store, without_nan
 
 
 class Drawer:
@@ -30,8 +31,8 @@ class Drawer:
         self._cells = self._store.cells()
 
     def judge_and_draw(self, experiment: str) -> dict[str, Any]:
-        """Its verdicts, and each figure as its name, finding, prose and files; or why there is
-        none."""
+        """Its verdicts, its table, and each figure as its name, finding, prose and files; or why
+        there is none."""
         try:
             (module,) = chosen((experiment,))
             own = self._cells[self._cells["experiment"] == experiment]
@@ -40,7 +41,11 @@ class Drawer:
                 figures = list(self._files(module, own))
         except BenchError as error:
             return {"refused": str(error), "status": error.status}
-        return {"verdicts": [asdict(verdict) for verdict in verdicts], "figures": figures}
+        return {
+            "verdicts": [asdict(verdict) for verdict in verdicts],
+            "figures": figures,
+            "table": table_of(module, own),
+        }
 
     def _files(self, module: ModuleType, own: pd.DataFrame) -> Iterator[list[str]]:
         figures = module.figures(own, self._store)
@@ -48,6 +53,13 @@ class Drawer:
         for name, figure in figures.items():
             files = save(figure, self._folder / "figures", name)
             yield [name, findings[name], prose.get(name, ""), *map(str, files)]
+
+
+def table_of(module: ModuleType, own: pd.DataFrame) -> list[dict[str, Any]]:
+    """The terminal's table of an experiment, from its `own` cells, a record per row; None where a
+    figure is not known."""
+    records: list[dict[str, Any]] = module.tables(last_attempts(own)).to_dict("records")
+    return [without_nan(record) for record in records]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.experiments import chosen
 from bench.model import BenchError, PreflightError, Verdict
@@ -33,19 +33,21 @@ class Drawn(NamedTuple):
     svg: Path
 
 
-class _Told(NamedTuple):
-    """What a process tells of an experiment."""
+class Judged(NamedTuple):
+    """Claims and figures of one or more experiments, and the terminal's table of each: a record per
+    row."""
 
     verdicts: list[Verdict]
     figures: list[Drawn]
+    tables: dict[str, list[dict[str, Any]]]
 
 
 def judge_and_draw(
     folder: Path, experiments: Iterable[str], done: Callable[[str], None] = lambda name: None
-) -> tuple[list[Verdict], list[Drawn]]:
-    """Judge every claim of these experiments, one or more, and draw their figures into
-    `folder`/figures, PNG and SVG, in their order; `done` is told each experiment that is done, from
-    a thread.
+) -> Judged:
+    """Judge every claim of these experiments, one or more, make their tables, and draw their
+    figures into `folder`/figures, PNG and SVG, in their order; `done` is told each experiment that
+    is done, from a thread.
 
     Blocks for some seconds per experiment. Raises BenchError, also where the folder cannot be
     written. It is all computing, so each core has a process; they end with this call, however it
@@ -63,7 +65,7 @@ def judge_and_draw(
         stored = open_measured(folder).stored_bytes()
         # What takes longest goes first: no process is left alone with it at the end.
         waiting = deque(sorted(names, key=lambda name: -stored[name]))
-        told: dict[str, _Told] = {}
+        told: dict[str, Judged] = {}
 
         def take(drawer: host.Companion) -> None:
             while name := _next(waiting):
@@ -73,9 +75,10 @@ def judge_and_draw(
         taking = [threads.submit(take, drawer) for drawer in drawers]
         for taken in wait(taking, return_when=FIRST_EXCEPTION).done:
             taken.result()
-    return (
+    return Judged(
         [each for name in names for each in told[name].verdicts],
         [each for name in names for each in told[name].figures],
+        {name: told[name].tables[name] for name in names},
     )
 
 
@@ -103,7 +106,7 @@ def _drawer(folder: Path, number: int) -> host.Companion:
     return host.Companion(DRAWER, str(folder), name=f"report process {number}", timeout_s=LONGEST_S)
 
 
-def _asked(drawer: host.Companion, experiment: str) -> _Told:
+def _asked(drawer: host.Companion, experiment: str) -> Judged:
     answer = drawer.ask("judge and draw", experiment=experiment)
     if "refused" in answer:
         kind = PreflightError if answer["status"] == PreflightError.status else BenchError
@@ -112,4 +115,5 @@ def _asked(drawer: host.Companion, experiment: str) -> _Told:
         Drawn(experiment, name, finding, prose, Path(png), Path(svg))
         for name, finding, prose, png, svg in answer["figures"]
     ]
-    return _Told([Verdict.of(each) for each in answer["verdicts"]], figures)
+    verdicts = [Verdict.of(each) for each in answer["verdicts"]]
+    return Judged(verdicts, figures, {experiment: answer["table"]})

@@ -6,6 +6,7 @@ What writes it is imported inside functions: the processes that draw are on thei
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from bench.model import Verdict
 from bench.report.display import Display
@@ -17,11 +18,18 @@ from bench.store import Store
 DRAW_S, WRITE_S, NOTEBOOK_S = 2.0, 2.0, 5.0
 
 
-def publish(
-    store: Store, watcher: Display, *, notebooks: bool = False
-) -> tuple[list[Verdict], list[Path]]:
+class Published(NamedTuple):
+    """What a report holds: each claim's verdict, each experiment's table for the terminal, a record
+    per row, and the files to open."""
+
+    verdicts: list[Verdict]
+    tables: dict[str, list[dict[str, Any]]]
+    written: list[Path]
+
+
+def publish(store: Store, watcher: Display, *, notebooks: bool = False) -> Published:
     """Judge the run's claims, draw its figures, write its report and, where asked, execute its
-    notebooks; returns the verdicts, and the files to open.
+    notebooks.
 
     Blocks for some seconds per experiment. Raises PreflightError for a damaged run, BenchError
     where its folder cannot be written.
@@ -34,19 +42,19 @@ def publish(
         "steps of the report",
     )
     watcher.does("judging the claims and drawing")
-    judged, drawn = judge_and_draw(
+    judged = judge_and_draw(
         store.folder, names, lambda name: watcher.did(f"{name} judged and drawn", DRAW_S)
     )
     from bench.report.verdicts import absent
 
-    verdicts = judged + absent(store)
+    verdicts = judged.verdicts + absent(store)
     store.note_verdicts(verdicts)
-    written = _write(store, verdicts, drawn, watcher)
+    written = _write(store, verdicts, judged.figures, watcher)
     if notebooks:
         written += execute(
             store.folder, pages, lambda name: watcher.did(f"{name} executed", NOTEBOOK_S)
         )
-    return verdicts, written
+    return Published(verdicts, judged.tables, written)
 
 
 def _write(

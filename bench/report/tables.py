@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -28,9 +28,14 @@ from bench.store import Store, stored_settings, without_nan
 NOT_REACHED = "not reached"
 
 
-def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+Records = list[dict[str, Any]]  # of a table, one per row
+
+
+def summary(
+    store: Store, verdicts: Sequence[Verdict], tables: Mapping[str, Records]
+) -> dict[str, Any]:
     """The run in figures, for programs: counts, bounds, gates, verdicts, the certificate, and each
-    experiment's table as records."""
+    experiment's table."""
     cells = store.cells()
     last = last_attempts(cells)
     status = store.manifest.get("status")
@@ -44,10 +49,7 @@ def summary(store: Store, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "gates": gate_table(cells).to_dict("records"),
         "verdicts": [asdict(verdict) for verdict in verdicts],
         "certificate": store.manifest.get("certificate", []),
-        "tables": {
-            name: discover()[name].tables(last[last["experiment"] == name]).to_dict("records")
-            for name in store.experiments()
-        },
+        "tables": tables,
     }
     return {name: without_nan(part) for name, part in found.items()}
 
@@ -58,12 +60,12 @@ def planned(store: Store) -> int:
     return sum(plan.measurements for plan in plans(stored_settings(store.folder), owned=owned))
 
 
-def show(store: Store, verdicts: Sequence[Verdict]) -> None:
+def show(store: Store, verdicts: Sequence[Verdict], tables: Mapping[str, Records]) -> None:
     """Print each experiment's table, what was invalid, the certificate, the verdicts, and how far
     an unfinished run got."""
     console = open_console()
-    found = summary(store, verdicts)
-    for name, records in found["tables"].items():
+    found = summary(store, verdicts, tables)
+    for name, records in tables.items():
         module = discover()[name]
         console.print(module.QUESTION)
         console.print(_selection(module, records, store))
@@ -96,7 +98,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def _selection(module: ModuleType, records: list[dict[str, Any]], store: Store) -> str:
+def _selection(module: ModuleType, records: Records, store: Store) -> str:
     """How many of the measured are shown, and which, in the words of the experiment's `tables`."""
     cells = store.cells()
     own = cells[cells["experiment"] == module.NAME]["cell"].nunique()
@@ -116,7 +118,7 @@ class _Column(NamedTuple):
         return max(map(cell_len, [*self.head.splitlines(), *self.texts]))
 
 
-def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:
+def _print_fitting(console: Console, records: Records) -> None:
     """The table with as many columns as fit: half a number would mislead."""
     columns = {name: _column(name, records) for name in (records[0] if records else ())}
     left_out: list[str] = []
@@ -131,7 +133,7 @@ def _print_fitting(console: Console, records: list[dict[str, Any]]) -> None:
         console.print(f"too narrow for: {', '.join(left_out)}")
 
 
-def _column(name: str, records: list[dict[str, Any]]) -> _Column:
+def _column(name: str, records: Records) -> _Column:
     number = _is_number(records[0][name])
     head = "\n".join(name.rsplit(" ", 1)) if number else name  # its unit goes below its name
     return _Column(head, [_said(record[name]) for record in records], number)
