@@ -215,11 +215,11 @@ def run(
             typer.echo("bench: no cell was finished: nothing is kept", err=True)
             store.discard()
         raise
+    decide(store)
     store.finish("complete")
     if report:
         _report_apart(store.folder, as_json)
     else:
-        decide(store)
         cells = store.attempts().values()
         failed = sum(not any(attempts) for attempts in cells)
         seen = f"bench report {store.folder}"

@@ -273,14 +273,14 @@ CALIBRATION = """
 import json, sys
 from types import SimpleNamespace as Seen
 from bench import calibrate as c
-from bench.model import BenchError, Row
+from bench.model import Row
 from bench.report.display import Display
 
 refusing = set(sys.argv[1:])  # for good, or "once: …" in the first round
 def found_by(step):
     if step in refusing or "once: " + step in refusing:
         refusing.discard("once: " + step)
-        raise BenchError("it stayed invalid")
+        raise c.NotMeasured("it stayed invalid")
     known = {c.STOCK: c.Rate(10.0, 1.0), c.LEAN: c.Rate(100.0, 1.0), c.SMOKE: (50.0, 0),
              c.DEEP_BESIDE: c.Rate(600_000.0, 1.0), c.DEEP: Seen(qps=5_000.0),
              c.TIMED: Seen(qps=7_000.0, client_cpu_us_per_op=81.0, phases=(1, 2, 3, 4, 5)),

@@ -29,18 +29,15 @@ from bench.analysis.statistics import log_t_interval
 from bench.calibrate.costs import borrow_rows, merging_rows, phase_rows, recording_rows
 from bench.calibrate.live import ROUNDS as LIVE_ROUNDS
 from bench.calibrate.live import live_rows
-from bench.calibrate.tools import Rate, cross_check, redis_benchmark, stock
+from bench.calibrate.tools import NotMeasured, Rate, cross_check, redis_benchmark, stock
 from bench.experiments import instrument
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
 from bench.model import (
-    ApparatusLost,
     Arrivals,
-    BenchError,
     Cell,
     Client,
     Observation,
-    PreflightError,
     Row,
     Settings,
     Workload,
@@ -182,16 +179,14 @@ def certify(settings: Settings, store: Store, display: Display) -> None:
 
 
 def take(steps: Iterable[Step], display: Display) -> Found:
-    """Measure step by step, in this order, and say so. Blocks for all of them. Raises
-    ApparatusLost and PreflightError; what else a step refuses is kept in its place."""
+    """Measure step by step, in this order, and say so; what a step could not measure is kept in its
+    place. Blocks for all of them. Raises BenchError for what would spoil the others."""
     found: Found = {}
     for step in steps:
         display.does(step.what)
         try:
             seen = step.measure()
-        except (ApparatusLost, PreflightError):
-            raise
-        except BenchError as refusal:
+        except NotMeasured as refusal:
             seen = Unmeasured(str(refusal))
         found.setdefault(step.what, []).append(seen)
         display.did(step.what, step.seconds)
@@ -382,7 +377,8 @@ def _ratios(rates: dict[str, list[Any]]) -> list[Row]:
         pairs = [ours.qps / theirs.qps for ours, theirs in _pairs(rates[LEAN], rates[other])]
         known = log_t_interval(pairs)
         doubt = f"95 % of {len(pairs)} pairs: {known.low:.2f}–{known.high:.2f}{note}"
-        told = _why(rates[LEAN], rates[other], note=doubt if len(pairs) > 1 else "")
+        few = "one pair" if pairs else ""
+        told = _why(rates[LEAN], rates[other], note=doubt if len(pairs) > 1 else few)
         return Row.at_least(f"lean ÷ {name}", _median(pairs), "×", least, told)
 
     rows = [ratio("stock Locust", STOCK, 8)]
@@ -494,12 +490,12 @@ def _cell_seen(
 
 
 def _settled(rig: Rig, swarm: Swarm, cell: Cell) -> Observation:
-    """The first valid of at most `ATTEMPTS` measurements; raises BenchError if none is."""
+    """The first valid of at most `ATTEMPTS` measurements; raises NotMeasured if none is."""
     for attempt in range(1, ATTEMPTS + 1):
         seen = measure(rig, swarm, cell, 0, 0, attempt)
         if seen.valid:
             return seen
-    raise BenchError(f"a cell stayed invalid {ATTEMPTS} times: {seen.invalid_reasons}; try later")
+    raise NotMeasured(f"it stayed invalid {ATTEMPTS} times: {seen.invalid_reasons}; try later")
 
 
 def prefill_steps(rig: Rig, swarm: Swarm) -> list[Step]:

@@ -16,7 +16,8 @@ from time import perf_counter as clock
 import psutil
 
 from bench.analysis.statistics import t_interval
-from bench.model import BenchError, Row
+from bench.calibrate.tools import NotMeasured
+from bench.model import Row
 from bench.rig.host import end, exit_text, free_port, spawn
 from bench.rig.rig import Rig
 
@@ -72,7 +73,7 @@ def _await_load(rig: Rig, running: subprocess.Popen[bytes]) -> None:
     before, deadline = _answered(rig), clock() + OPENING_S
     while _answered(rig) - before < RATE_QPS:
         if running.poll() is not None or clock() > deadline:
-            raise BenchError(f"Locust sent nothing: it {exit_text(running.returncode)}")
+            raise NotMeasured(f"Locust sent nothing: it {exit_text(running.returncode)}")
         time.sleep(0.2)
 
 

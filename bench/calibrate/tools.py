@@ -46,6 +46,10 @@ PATIENCE_S = 10.0  # beyond what a tool's requests should take
 ATTEMPTS = 2
 
 
+class NotMeasured(BenchError):
+    """What a step could not measure, and left nothing of behind: the others may go on."""
+
+
 # ---------------------------------------------------------------------- at full speed
 
 
@@ -89,7 +93,7 @@ def _foreign_tool(rig: Rig, command: list[str], seconds: float, settle_s: float)
         end(tool)
     operations = after.calls.get("get", 0) - before.calls.get("get", 0)
     if not operations:
-        raise BenchError(f"{command[0]} sent nothing: it {exit_text(tool.returncode)}")
+        raise NotMeasured(f"{command[0]} sent nothing: it {exit_text(tool.returncode)}")
     cpu_us = (cpu_after - cpu_before) / operations * 1e6
     return Rate(operations / (after.at_s - before.at_s), cpu_us)
 

@@ -1,6 +1,6 @@
 """A run's report: verdicts.json, figures/, report.html and summary.md; and its notebooks.
 
-What writes it is imported inside functions: the processes that draw are on their way before.
+What writes it is imported inside functions: the processes that draw are to be on their way first.
 """
 
 from __future__ import annotations
