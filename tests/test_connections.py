@@ -31,8 +31,6 @@ from bench.rig.server import speaks_tls
 
 OWN = {"opening": "lazy", "max_uses": 1, "measure_s": 0.2, "warmup_s": 0.05}
 TIMED: dict[str, Any] = {**OWN, "time_phases": True}
-
-
 ATTEMPTS = 3
 
 

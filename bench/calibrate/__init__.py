@@ -33,15 +33,7 @@ from bench.calibrate.tools import NotMeasured, Rate, cross_check, redis_benchmar
 from bench.experiments import instrument
 from bench.load.measure import measure
 from bench.load.swarm import Swarm
-from bench.model import (
-    Arrivals,
-    Cell,
-    Client,
-    Observation,
-    Row,
-    Settings,
-    Workload,
-)
+from bench.model import Arrivals, Cell, Client, Observation, Row, Settings, Workload
 from bench.report.display import Display
 from bench.rig.host import end, manifest, raise_fd_limit, spawn
 from bench.rig.probes import read_cores

@@ -17,7 +17,7 @@ from bench.analysis.replicates import last_attempts
 from bench.experiments import chosen
 from bench.figures.sheet import save
 from bench.model import BenchError
-from bench.report.drawing import writable
+from bench.report.drawing import Records, writable
 from bench.report.verdicts import judge_one
 from bench.rig import host
 from bench.store import Store, without_nan
@@ -56,10 +56,10 @@ class Drawer:
             yield [name, findings[name], prose.get(name, ""), *map(str, files)]
 
 
-def table_of(module: ModuleType, own: pd.DataFrame) -> list[dict[str, Any]]:
+def table_of(module: ModuleType, own: pd.DataFrame) -> Records:
     """The terminal's table of an experiment, from its `own` cells, a record per row; None where a
     figure is not known."""
-    records: list[dict[str, Any]] = module.tables(last_attempts(own)).to_dict("records")
+    records: Records = module.tables(last_attempts(own)).to_dict("records")
     return [without_nan(record) for record in records]
 
 

@@ -33,13 +33,16 @@ class Drawn(NamedTuple):
     svg: Path
 
 
+Records = list[dict[str, Any]]  # of a table, one per row
+
+
 class Judged(NamedTuple):
     """Claims and figures of one or more experiments, and the terminal's table of each: a record per
     row."""
 
     verdicts: list[Verdict]
     figures: list[Drawn]
-    tables: dict[str, list[dict[str, Any]]]
+    tables: dict[str, Records]
 
 
 def judge_and_draw(

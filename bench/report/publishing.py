@@ -6,11 +6,11 @@ What writes it is imported inside functions: the processes that draw are to be o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.model import Verdict
 from bench.report.display import Display
-from bench.report.drawing import Drawn, judge_and_draw, writable
+from bench.report.drawing import Drawn, Records, judge_and_draw, writable
 from bench.report.notebooks import execute, showing
 from bench.store import Store
 
@@ -23,7 +23,7 @@ class Published(NamedTuple):
     per row, and the files to open."""
 
     verdicts: list[Verdict]
-    tables: dict[str, list[dict[str, Any]]]
+    tables: dict[str, Records]
     written: list[Path]
 
 

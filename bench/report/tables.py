@@ -22,13 +22,11 @@ from bench.experiments import discover, plans
 from bench.model import Verdict
 from bench.report.deciding import decided_by
 from bench.report.display import open_console
+from bench.report.drawing import Records
 from bench.report.verdicts import by_claim
 from bench.store import Store, stored_settings, without_nan
 
 NOT_REACHED = "not reached"
-
-
-Records = list[dict[str, Any]]  # of a table, one per row
 
 
 def summary(
