@@ -684,10 +684,10 @@ def _concurrency_prose(cells: pd.DataFrame) -> str:
         "The grey line holds every cell with at least as many connections as users: there a pool "
         "cannot bind. Each coloured line is a pool with more users than connections; dashed is "
         "what theory allows it, pool size ÷ round trip. "
-        f"Of {counted(len(found), 'curve')}, {counts['own size']} flatten at the pool's own size "
-        f"(an interval within a factor of {OWN_SIZE}), {counts['elsewhere']} elsewhere, and "
-        f"{counts['undecided']} are undecided; {known} of {int((sweep['rtt_s'] > 0).sum())} cells "
-        "are neither invalid nor bound by the rig, and only those decide. "
+        f"Of {counted(len(found), 'curve')}: flat at the pool's own size (an interval within a "
+        f"factor of {OWN_SIZE}) {counts['own size']}, elsewhere {counts['elsewhere']}, undecided "
+        f"{counts['undecided']}. Neither invalid nor bound by the rig are {known} of "
+        f"{counted(int((sweep['rtt_s'] > 0).sum()), 'cell')}; only those decide. "
         f"{' '.join(said)} {_spread_said(cells)}The table gives each knee with its interval."
     )
 

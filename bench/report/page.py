@@ -13,7 +13,7 @@ from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 
 from bench.analysis.replicates import last_attempts
-from bench.analysis.sentences import not_run
+from bench.analysis.sentences import counted, not_run
 from bench.figures.sheet import drawn
 from bench.model import PreflightError
 from bench.report.deciding import decided_by
@@ -111,8 +111,8 @@ def headline(run: Run) -> Markdown:
     return Markdown(  # type: ignore[no-untyped-call]
         f"**{manifest['settings']['profile']} run**, {manifest.get('status', 'unfinished')}, "
         f"started {manifest['started']} on {servers}: "
-        f"{len(cells)} measurements of {cells['cell'].nunique()} cells in "
-        f"{cells['block'].nunique()} blocks, each over a window of {windows.min():.2g}–"
+        f"{counted(len(cells), 'measurement')} of {counted(cells['cell'].nunique(), 'cell')} in "
+        f"{counted(cells['block'].nunique(), 'block')}, each over a window of {windows.min():.2g}–"
         f"{windows.max():.2g} s, median {windows.median():.2g} s.{_not_run(run)}"
     )
 
