@@ -274,6 +274,14 @@ def test_without_a_run_the_notebook_says_so_in_one_line(tmp_path: Path) -> None:
     assert "nowhere does not exist" in line
 
 
+def test_the_first_line_counts_one_as_one(run: Path) -> None:
+    opened = page.open_run(str(run), "pool_sweep")
+    one, two = opened.cells[:1], opened.cells[:2].assign(block=[0, 1], cell=["one", "other"])
+    said = [page.headline(opened._replace(cells=cells)).data for cells in (one, two)]
+    assert "1 measurement of 1 cell in 1 block, each" in said[0]
+    assert "2 measurements of 2 cells in 2 blocks, each" in said[1]
+
+
 def test_a_run_without_cells_of_the_experiment_says_so(run: Path) -> None:
     with pytest.raises(page.NothingToShow, match="holds no cell of other"):
         page.open_run(str(run), "other")

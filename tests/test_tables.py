@@ -273,11 +273,13 @@ CALIBRATION = """
 import json, sys
 from types import SimpleNamespace as Seen
 from bench import calibrate as c
-from bench.model import Row
+from bench.model import BenchError, Row
 from bench.report.display import Display
 
-refusing = set(sys.argv[1:])  # for good, or "once: …" in the first round
+refusing = set(sys.argv[1:])  # for good, or "once: …" in the first round, or "spoilt: …"
 def found_by(step):
+    if "spoilt: " + step in refusing:
+        raise BenchError("the server is lost")
     if step in refusing or "once: " + step in refusing:
         refusing.discard("once: " + step)
         raise c.NotMeasured("it stayed invalid")
@@ -361,3 +363,10 @@ def test_what_a_calibration_cannot_measure_is_said_in_its_rows_and_loses_no_othe
     assert rows["prefill 5000 at 0 ms"] == [0.5, True, ""]
     assert rows["lean ÷ redis-benchmark"][:2] == [2.0, True]
     assert rows["lean ÷ redis-benchmark"][2].endswith(f"; {why}")
+
+
+def test_what_would_spoil_the_other_steps_ends_a_calibration() -> None:
+    done = calibrated("spoilt: prefill 1000 at 0 ms")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr.endswith("BenchError: the server is lost\n")
